@@ -1,0 +1,1 @@
+//! Bosphorus: an XMPP connection manager for WebSocket and BOSH clients.
