@@ -46,10 +46,8 @@ fn main() -> ExitCode {
             println!("skipped {}: {why}", kind.name());
         }
     }
-    if let Ok(steps) = steps.lock().as_deref().map(Vec::as_slice)
-        && !steps.is_empty()
-    {
-        println!("\n{}\n", table(steps, direct));
+    if let Ok(steps) = steps.lock() {
+        table(&steps, direct).print("clients");
     }
     conclusion.exit_code()
 }

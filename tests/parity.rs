@@ -137,9 +137,7 @@ fn main() -> ExitCode {
             println!("skipped {}: {why}", place.column());
         }
     }
-    if !table.is_empty() {
-        println!("\n{table}\n");
-    }
+    table.print("parity");
     conclusion.exit_code()
 }
 

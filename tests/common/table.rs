@@ -1,6 +1,7 @@
 //! The table a test binary prints last: rows are scenarios, columns where they ran.
 
 use std::fmt;
+use std::path::Path;
 use std::sync::Mutex;
 
 /// What a cell says.
@@ -35,9 +36,20 @@ impl Table {
         }
     }
 
-    /// Whether any cell was filled (a filter of the test runner may have left none).
-    pub fn is_empty(&self) -> bool {
-        self.cells.lock().is_ok_and(|cells| cells.is_empty())
+    /// Prints it, if any cell was filled (a filter of the test runner may have left none); also to
+    /// the file `name.table` in the directory `BOSPHORUS_TABLES`, from which `tests/run` prints all
+    /// tables at its end.
+    pub fn print(&self, name: &str) {
+        if self.cells.lock().is_ok_and(|cells| cells.is_empty()) {
+            return;
+        }
+        println!("\n{self}\n");
+        if let Some(directory) = std::env::var_os("BOSPHORUS_TABLES") {
+            let path = Path::new(&directory).join(name).with_extension("table");
+            if let Err(error) = std::fs::write(&path, format!("{self}\n")) {
+                println!("cannot write {}: {error}", path.display());
+            }
+        }
     }
 }
 
