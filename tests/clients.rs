@@ -123,10 +123,7 @@ fn missing_tools() -> Option<String> {
     if !npm().join("node_modules").is_dir() {
         return Some("the npm packages are not installed (`npm ci` in tests/npm)".to_owned());
     }
-    let node = match node() {
-        None => return Some("no `node` on this machine".to_owned()),
-        Some(node) => node,
-    };
+    let Some(node) = node() else { return Some("no `node` on this machine".to_owned()) };
     let output = Command::new(node).arg("--version").output().ok()?;
     let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
     let mut numbers = version.trim_start_matches('v').split('.').map(str::parse::<u32>);

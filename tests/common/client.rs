@@ -447,10 +447,10 @@ impl Client {
             };
             self.note("<", &text);
             let event = self.decode(&text).with_context(|| format!("cannot read {text:?}"))?;
-            if let Event::Element(element) = &event {
-                if self.count(element).await? {
-                    continue;
-                }
+            if let Event::Element(element) = &event
+                && self.count(element).await?
+            {
+                continue;
             }
             return Ok(event);
         }
