@@ -6,6 +6,7 @@
 
 mod common;
 
+use std::collections::BTreeSet;
 use std::process::ExitCode;
 use std::sync::{Arc, OnceLock};
 
@@ -19,7 +20,7 @@ use common::gateway::Gateway;
 use common::scram::Scram;
 use common::server::{Account, Kind, Server, Settings};
 use common::table::{Cell, Table};
-use common::{Result, block_on, eventually, in_ci};
+use common::{PATIENCE, Result, block_on, eventually, in_ci};
 
 /// The rows of the table.
 macro_rules! scenarios {
@@ -44,7 +45,11 @@ scenarios! {
     "unknown host" => unknown_host,
     "server killed mid-session" => server_killed,
     "client socket cut" => client_cut,
+    "gateway stopped (SIGTERM)" => gateway_stopped,
 }
+
+/// Rows that say nothing about a server's own endpoint.
+const GATEWAY_ONLY: &[&str] = &["gateway stopped (SIGTERM)"];
 
 /// A cell's surroundings.
 #[derive(Clone)]
@@ -60,7 +65,10 @@ impl Place {
     }
 
     /// Why this cell cannot be run, if so.
-    fn missing(&self) -> Option<String> {
+    fn missing(&self, title: &str) -> Option<String> {
+        if self.direct && GATEWAY_ONLY.contains(&title) {
+            return Some(format!("\"{title}\" needs a gateway"));
+        }
         if self.direct && self.transport == Transport::WsLegacy {
             return Some("the servers' own endpoints have no legacy framing".to_owned());
         }
@@ -69,16 +77,36 @@ impl Place {
 
     /// The shared server and where clients of this column connect to reach it.
     fn shared(&self) -> Result<(Arc<Server>, Endpoint)> {
-        static GATEWAYS: [OnceLock<Result<Gateway, String>>; 2] = [const { OnceLock::new() }; 2];
         let server = Server::shared(self.kind)?;
-        if self.direct {
-            let url = server.websocket_url();
-            return Ok((server, self.endpoint(url)));
-        }
-        let gateway = GATEWAYS[self.kind as usize]
-            .get_or_init(|| Gateway::in_front_of(&[&server]).map_err(|error| format!("{error:#}")));
-        let url = gateway.as_ref().map_err(|why| anyhow!("{why}"))?.ws_url();
+        let url = match self.gateway()? {
+            Some(gateway) => gateway.ws_url(),
+            None => server.websocket_url(),
+        };
         Ok((server, self.endpoint(url)))
+    }
+
+    /// The gateway in front of the shared server.
+    fn gateway(&self) -> Result<Option<&'static Gateway>> {
+        static GATEWAYS: [OnceLock<Result<Gateway, String>>; 2] = [const { OnceLock::new() }; 2];
+        if self.direct {
+            return Ok(None);
+        }
+        let server = Server::shared(self.kind)?;
+        GATEWAYS[self.kind as usize]
+            .get_or_init(|| Gateway::in_front_of(&[&server]).map_err(|error| format!("{error:#}")))
+            .as_ref()
+            .map(Some)
+            .map_err(|why| anyhow!("{why}"))
+    }
+
+    /// How many sessions of this transport the gateway has opened.
+    fn sessions_opened(&self) -> Result<f64> {
+        let Some(gateway) = self.gateway()? else { return Ok(f64::NAN) };
+        let label = match self.transport {
+            Transport::Ws => "websocket",
+            Transport::WsLegacy => "websocket_legacy",
+        };
+        gateway.metric(&format!("bosphorus_sessions_opened_total{{transport=\"{label}\"}}"))
     }
 
     /// A server of this cell's own, and a gateway in front of it.
@@ -116,12 +144,12 @@ fn main() -> ExitCode {
             let (place, table) = (place.clone(), Arc::clone(&table));
             let column = place.column();
             let name = format!("{column}: {title}");
-            let missing = place.missing();
+            let missing = place.missing(title);
             // A person who lacks a server sees `ignored`; in CI the cell fails and says why.
             let skipped = missing.is_some() && (direct || !in_ci());
             let run = move || {
                 let result = missing.map_or_else(|| scenario(place), |why| Err(anyhow!(why)));
-                table.set(title, &column, if result.is_ok() { Cell::Ok } else { Cell::Fail });
+                table.set(title, &column, Cell::of(&result));
                 result.map_err(|error| Failed::from(format!("{error:#}")))
             };
             trials.push(Trial::test(name, run).with_ignored_flag(skipped));
@@ -131,12 +159,16 @@ fn main() -> ExitCode {
         Ok(Scram::self_test().map_err(|e| format!("{e:#}"))?)
     }));
     let conclusion = libtest_mimic::run(&arguments, trials);
+    let mut skips = BTreeSet::new();
     for place in &places {
-        if let Some(why) = place.missing() {
-            SCENARIOS.iter().for_each(|(title, _)| table.set(title, &place.column(), Cell::Skip));
-            println!("skipped {}: {why}", place.column());
+        for (title, _) in SCENARIOS {
+            if let Some(why) = place.missing(title) {
+                table.set(title, &place.column(), Cell::Skip);
+                skips.insert(format!("skipped in {}: {why}", place.column()));
+            }
         }
     }
+    skips.iter().for_each(|line| println!("{line}"));
     table.print("parity");
     conclusion.exit_code()
 }
@@ -146,13 +178,17 @@ async fn someone(server: &Server, endpoint: &Endpoint) -> Result<Client> {
     Client::online(endpoint, &server.account()).await
 }
 
-/// RFC 7677, RFC 5802: both hashes, the server's signature checked; then the session is usable.
+/// RFC 7677, RFC 5802: both hashes, the server's signature checked; then the session is usable. It
+/// was the gateway that carried it: it counted the sessions under this transport.
 async fn scram_login(place: Place) -> Result {
     let (server, endpoint) = place.shared()?;
+    let before = place.sessions_opened()?;
     for mechanism in [Mechanism::ScramSha1, Mechanism::ScramSha256] {
         let mut client = Client::login_with(&endpoint, &server.account(), mechanism).await?;
         client.request("get", Some(server.domain()), &ping()).await?;
     }
+    let opened = place.sessions_opened()? - before;
+    ensure!(place.direct || opened >= 2.0, "the gateway counted {opened} sessions, not 2");
     Ok(())
 }
 
@@ -466,13 +502,13 @@ async fn unknown_host(place: Place) -> Result {
     let (_server, endpoint) = place.shared()?;
     let mut client = Client::connect(&endpoint).await?;
     client.send_open("unknown.test").await?;
-    if !place.direct && place.transport == Transport::Ws {
+    if !place.direct {
         match client.event().await? {
             Event::Open(open) => {
                 ensure!(open.attr("from") == Some("unknown.test"), "WS-31: {}", text_of(&open));
                 ensure!(open.attr("id").is_some_and(|id| !id.is_empty()), "WS-31: no id");
             }
-            other => bail!("WS-31: {other} instead of <open/>"),
+            other => bail!("WS-31: {other} instead of a header"),
         }
     }
     let ending = client.ending().await?;
@@ -532,6 +568,44 @@ async fn client_cut(place: Place) -> Result {
             is_presence(element, &jid, Some("unavailable"))
         })
         .await
+}
+
+/// WS-39: whoever has stream management gets Close 1001 and resumes through the next gateway, where
+/// what was underway arrives; the others get `system-shutdown` and a clean end. The exit status is 0.
+async fn gateway_stopped(place: Place) -> Result {
+    let server = Server::shared(place.kind)?;
+    let gateway = Gateway::in_front_of(&[&server])?;
+    let endpoint = place.endpoint(gateway.ws_url());
+    let account = server.account();
+    let mut alice = someone(&server, &endpoint).await?;
+    let mut bob = Client::online(&endpoint, &account).await?;
+    subscribe(&mut bob, &mut alice).await?;
+    bob.enable().await?;
+    bob.answer_requests = false;
+    let (alice_jid, bob_jid) = (alice.jid.clone(), bob.jid.clone());
+    alice.message(&bob_jid, "before").await?;
+    ensure!(bob.body().await? == "before");
+    let counters = bob.sm.clone().context("stream management is enabled")?;
+    alice.message(&bob_jid, "underway").await?;
+    bob.message(&alice_jid, "to alice").await?;
+    ensure!(alice.body().await? == "to alice");
+    gateway.signal("TERM")?;
+    let (alice_end, bob_end) = (alice.ending().await?, bob.ending().await?);
+    ensure!(alice_end.condition.as_deref() == Some("system-shutdown"), "alice: {alice_end:?}");
+    ensure!(alice_end.closed && alice_end.code.is_some(), "alice: {alice_end:?}");
+    ensure!(bob_end.condition.is_none() && bob_end.code == Some(1001), "bob: {bob_end:?}");
+    let status = gateway.wait(PATIENCE)?;
+    ensure!(status.success(), "{status}\n{}", gateway.log_tail(20));
+
+    let next = Gateway::in_front_of(&[&server])?;
+    let endpoint = place.endpoint(next.ws_url());
+    let mut bob = Client::authenticated(&endpoint, &account, Mechanism::ScramSha1).await?;
+    let height = bob.resume(&counters, &bob_jid).await?;
+    ensure!(height == 1, "bob had sent 1 stanza, the server's h is {height}");
+    ensure!(bob.body().await? == "underway");
+    bob.expect("alice's end", |element| is_presence(element, &alice_jid, Some("unavailable")))
+        .await?;
+    Ok(())
 }
 
 fn ping() -> String {

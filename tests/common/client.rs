@@ -126,6 +126,7 @@ pub struct Client {
     /// Whether `<r/>` is answered by itself (on by default).
     pub answer_requests: bool,
     domain: String,
+    events: VecDeque<Event>,
     seen: VecDeque<Element>,
     transcript: VecDeque<String>,
     next_id: u32,
@@ -146,6 +147,7 @@ impl Client {
             sm: None,
             answer_requests: true,
             domain: String::new(),
+            events: VecDeque::new(),
             seen: VecDeque::new(),
             transcript: VecDeque::new(),
             next_id: 0,
@@ -283,6 +285,11 @@ impl Client {
                 other => bail!("unexpected <{other}/> in SASL"),
             }
         }
+    }
+
+    /// The last features as text.
+    pub fn features_text(&self) -> String {
+        text_of(&self.features)
     }
 
     /// SASL mechanisms of the last features.
@@ -432,6 +439,14 @@ impl Client {
 
     async fn event_patiently(&mut self) -> Result<Event> {
         loop {
+            while let Some(event) = self.events.pop_front() {
+                if let Event::Element(element) = &event
+                    && self.count(element).await?
+                {
+                    continue;
+                }
+                return Ok(event);
+            }
             let text = match self.socket.receive_patiently().await? {
                 Received::Text(text) => text,
                 Received::Binary(_) => bail!("WS-08: a binary message"),
@@ -446,49 +461,41 @@ impl Client {
                 }
             };
             self.note("<", &text);
-            let event = self.decode(&text).with_context(|| format!("cannot read {text:?}"))?;
-            if let Event::Element(element) = &event
-                && self.count(element).await?
-            {
-                continue;
-            }
-            return Ok(event);
+            let events = self.decode(&text).with_context(|| format!("cannot read {text:?}"))?;
+            self.events.extend(events);
         }
     }
 
-    fn decode(&self, text: &str) -> Result<Event> {
+    /// What one message says; several things only in legacy framing.
+    fn decode(&self, text: &str) -> Result<Vec<Event>> {
         if text.trim().is_empty() {
             bail!("WS-18: a message of whitespace only");
         }
-        match self.transport {
+        let header = match self.transport {
             Transport::Ws => {
                 // WS-14, WS-15: a document by itself, with nothing in scope from before.
                 let element: Element = text.parse()?;
-                Ok(match element.name() {
+                return Ok(vec![match element.name() {
                     "open" if element.has_ns(ns::FRAMING) => Event::Open(element),
                     "close" if element.has_ns(ns::FRAMING) => Event::Close,
                     _ => Event::Element(element),
-                })
+                }]);
             }
-            Transport::WsLegacy if text == "</stream:stream>" => Ok(Event::Close),
-            Transport::WsLegacy => {
-                let is_header = text.starts_with("<?xml") || text.starts_with("<stream:stream ");
-                if is_header {
-                    // WSL-04: unclosed, as ours was.
-                    return Ok(Event::Open(format!("{text}</stream:stream>").parse()?));
-                }
-                let inside = format!(
-                    "<stream:stream xmlns='jabber:client' xmlns:stream='{}'>{text}</stream:stream>",
-                    ns::STREAMS
-                );
-                let document: Element = inside.parse()?;
-                let mut children = document.children();
-                match (children.next(), children.next()) {
-                    (Some(element), None) => Ok(Event::Element(element.clone())),
-                    _ => bail!("not exactly one element in a message"),
-                }
-            }
+            Transport::WsLegacy if text == "</stream:stream>" => return Ok(vec![Event::Close]),
+            Transport::WsLegacy => text.starts_with("<stream:stream "),
+        };
+        if header && !text.ends_with("</stream:stream>") {
+            // WSL-04: unclosed, as ours was.
+            return Ok(vec![Event::Open(format!("{text}</stream:stream>").parse()?)]);
         }
+        if header {
+            // WSL-09: a refusal, all of it in one message.
+            let document: Element = text.parse()?;
+            let children = document.children().cloned().map(Event::Element).collect::<Vec<_>>();
+            return Ok([vec![Event::Open(document)], children, vec![Event::Close]].concat());
+        }
+        // WSL-07: complete by itself, as in RFC 7395 framing.
+        Ok(vec![Event::Element(text.parse()?)])
     }
 
     /// Keeps the counters; `true` if the element was stream management's own business.
@@ -599,32 +606,35 @@ impl Client {
         let mut ending = Ending::default();
         let reading = async {
             loop {
-                match self.event_patiently().await {
-                    Ok(Event::Element(element)) if element.is("error", ns::STREAMS) => {
+                match self.event_patiently().await? {
+                    Event::Element(element) if element.is("error", ns::STREAMS) => {
                         let condition = element.children().find(|child| {
                             child.has_ns(ns::STREAM_ERRORS) && child.name() != "text"
                         });
                         ending.condition = condition.map(|child| child.name().to_owned());
                     }
-                    Ok(Event::Close) => {
+                    Event::Close => {
                         ending.closed = true;
                         // WS-36: a client answers; whether it is still read does not matter.
                         let _ = self.send(self.close_tag()).await;
                     }
-                    Ok(Event::Closed(code)) => {
+                    Event::Closed(code) => {
                         ending.code = code;
                         let _ = self.socket.send_close(code.unwrap_or(1000)).await;
-                        return;
+                        return Ok(());
                     }
-                    Ok(Event::Lost) | Err(_) => return,
-                    Ok(_) => {}
+                    Event::Lost => return Ok(()),
+                    _ => {}
                 }
             }
         };
-        if timeout(PATIENCE, reading).await.is_err() {
-            bail!("the stream did not end; so far {ending:?}\n{}", self.transcript());
+        let read: Result<Result, _> = timeout(PATIENCE, reading).await;
+        match read {
+            Ok(read) => read.map(|()| ending),
+            Err(_) => {
+                bail!("the stream did not end; so far {ending:?}\n{}", self.transcript())
+            }
         }
-        Ok(ending)
     }
 
     fn close_tag(&self) -> &'static str {

@@ -15,6 +15,13 @@ pub enum Cell {
     Skip,
 }
 
+impl Cell {
+    /// The cell of a test that was run.
+    pub fn of<T, E>(result: &Result<T, E>) -> Self {
+        if result.is_ok() { Self::Ok } else { Self::Fail }
+    }
+}
+
 /// A table that tests fill from their threads.
 pub struct Table {
     title: &'static str,
