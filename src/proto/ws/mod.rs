@@ -4,6 +4,8 @@
 //! [`session`]; frames are [`super::frame`], elements [`super::xml`].
 
 pub mod session;
+#[cfg(test)]
+mod tests;
 
 use std::collections::BTreeSet;
 use std::time::Duration;

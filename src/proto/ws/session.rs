@@ -18,7 +18,7 @@ use super::super::fault::Fault;
 use super::super::frame::{self, FrameError, FrameEvent, FrameReader};
 use super::super::item::{Element, Item, Kind, StreamHeader};
 use super::super::ns;
-use super::super::seam::{self, Rewrite};
+use super::super::seam::{self, FeatureRules, Rewrite};
 use super::super::xml::{self, ItemReader, Policy, Scope, Scratch};
 use super::{Framing, Settings, write_error};
 
@@ -165,6 +165,7 @@ struct Core {
     /// For the `id` of an `<open/>` of our own.
     id: u64,
     flags: Flags,
+    features: FeatureRules,
     binding: Option<Binding>,
     created: Instant,
     last_frame: Instant,
@@ -217,6 +218,7 @@ impl Session {
                 lang: None,
                 id,
                 flags: Flags::default(),
+                features: settings.features,
                 binding: None,
                 created: now,
                 last_frame: now,
@@ -360,11 +362,13 @@ impl Session {
     }
 
     /// The upstream stream stands: `header` is the server's final one. `secure` says whether it
-    /// goes over TLS or does not leave the host.
+    /// goes over TLS or does not leave the host, `certified` whether we showed a certificate of
+    /// our own (UP-16).
     pub fn connected(
         &mut self,
         header: &StreamHeader,
         secure: bool,
+        certified: bool,
         out: &mut Out,
         now: Instant,
     ) {
@@ -375,6 +379,7 @@ impl Session {
         core.server = ServerSide::Open;
         core.last_upstream = now;
         core.flags.secure = secure;
+        core.features = FeatureRules { strip_external: certified, ..core.settings.features };
         self.reader = ItemReader::with_scope(
             core.settings.server_xml,
             Policy::Tolerant,
@@ -880,8 +885,10 @@ impl Core {
         };
         self.flags.restart_due = false;
         self.flags.header_due = true;
-        let request = OpenRequest { domain, from: from.map(Into::into), lang: lang.map(Into::into) };
-        c2s::write_header(&request, self.flags.secure, &mut out.server);
+        // UP-05: only where nobody can listen, and only the client's own bare JID.
+        let from = from.filter(|from| self.flags.secure && c2s::is_bare_jid_of(from, &domain));
+        let lang = lang.filter(|lang| c2s::is_language_tag(lang));
+        c2s::write_header(&mut out.server, &domain, from, lang);
         self.last_upstream = now;
         true
     }
@@ -1048,7 +1055,7 @@ impl Core {
                 if self.flags.authenticated {
                     self.flags.settled = true;
                 }
-                let rules = self.settings.features;
+                let rules = self.features;
                 text(out, |bytes| seam::features_to_client(element, &rules, bytes));
             }
             Kind::StreamError => {
