@@ -353,6 +353,7 @@ impl From<Violation> for Fault {
     fn from(violation: Violation) -> Self {
         match violation {
             Violation::NotWellFormed(_) | Violation::Namespace(_) => Self::BadXml,
+            Violation::InvalidNamespace => Self::InvalidNamespace,
             Violation::Restricted(_) => Self::RestrictedXml,
             Violation::BadEncoding => Self::BadUtf8,
             Violation::TooBig => Self::TooBig,

@@ -580,7 +580,7 @@ impl Core {
             Framing::Rfc7395 => {
                 let scope = Scope::client();
                 match xml::message(scratch, &settings.client_xml, &scope, text) {
-                    Ok(message) => self.message(&message, text, out, now),
+                    Ok(message) => self.message(message, out, now),
                     Err(violation) => {
                         self.fail(violation.into(), out, now);
                         false
@@ -612,33 +612,26 @@ impl Core {
         out: &mut Out,
         now: Instant,
     ) -> bool {
-        let mut rest = text;
-        let mut check = text;
-        loop {
-            match xml::next_message(scratch, &settings.client_xml, scope, &mut check) {
-                Ok(Some(_)) => {}
-                Ok(None) => break,
-                Err(violation) => {
-                    self.fail(violation.into(), out, now);
-                    return false;
-                }
+        let mut messages = match xml::messages(scratch, &settings.client_xml, scope, text) {
+            Ok(messages) => messages,
+            Err(violation) => {
+                self.fail(violation.into(), out, now);
+                return false;
             }
-        }
-        if check.len() == text.len() {
-            out.tally.blank += 1;
-        }
-        let mut restart = false;
+        };
+        let (mut restart, mut blank) = (false, true);
         while self.client == ClientSide::Open {
-            let before = rest;
-            match xml::next_message(scratch, &settings.client_xml, scope, &mut rest) {
-                Ok(Some(message)) => restart |= self.message(&message, before, out, now),
+            match messages.next(scratch) {
+                Ok(Some(message)) => restart |= self.message(message, out, now),
                 Ok(None) => break,
                 Err(violation) => {
                     self.fail(violation.into(), out, now);
                     break;
                 }
             }
+            blank = false;
         }
+        out.tally.blank += u32::from(blank);
         restart
     }
 
@@ -652,9 +645,8 @@ impl Core {
     ) -> bool {
         let settings = Arc::clone(&self.settings);
         let scope = Scope::client();
-        let trimmed = text.trim_ascii();
-        match xml::message(scratch, &settings.client_xml, &scope, trimmed) {
-            Ok(xml::Message::Blank) => out.tally.blank += 1,
+        match xml::message(scratch, &settings.client_xml, &scope, text) {
+            Ok(xml::Message::Blank | xml::Message::Declaration) => out.tally.blank += 1,
             Ok(xml::Message::StreamOpen(header)) => {
                 if settings.legacy_framing {
                     self.framing = Some(Framing::Legacy { closed: header.closed });
@@ -667,17 +659,14 @@ impl Core {
             }
             Ok(xml::Message::Element(element)) => {
                 self.framing = Some(Framing::Rfc7395);
-                if text.first() != Some(&b'<') {
-                    self.fail(Fault::BadFormat, out, now);
-                } else if element.kind() == Kind::FramingOpen {
-                    self.open(&element, out, now);
-                } else if element.local() == "open" {
+                match element.kind() {
+                    Kind::FramingOpen => self.open(&element, out, now),
+                    Kind::FramingClose => self.client_close(out, now),
                     // WS-20: the right name in a wrong namespace.
-                    self.fail(Fault::InvalidNamespace, out, now);
-                } else if element.kind() == Kind::FramingClose {
-                    self.client_close(out, now);
-                } else {
-                    self.fail(Fault::BadFormat, out, now);
+                    _ if element.local() == "open" => {
+                        self.fail(Fault::InvalidNamespace, out, now);
+                    }
+                    _ => self.fail(Fault::BadFormat, out, now),
                 }
             }
             Ok(xml::Message::NotXml | xml::Message::StreamClose) => {
@@ -685,47 +674,32 @@ impl Core {
                 self.fail(Fault::BadFormat, out, now);
             }
             Err(violation) => {
-                let legacy = settings.legacy_framing && looks_legacy(trimmed);
+                let legacy = settings.legacy_framing && looks_legacy(text);
                 self.framing = Some(if legacy {
                     Framing::Legacy { closed: false }
                 } else {
                     Framing::Rfc7395
                 });
-                let fault = if legacy && xml::is_wrong_stream_namespace(violation) {
-                    Fault::InvalidNamespace
-                } else {
-                    violation.into()
-                };
-                self.fail(fault, out, now);
+                self.fail(violation.into(), out, now);
             }
         }
         false
     }
 
     /// One message after the first; true if the server's reader has to start over.
-    fn message(
-        &mut self,
-        message: &xml::Message<'_>,
-        raw: &[u8],
-        out: &mut Out,
-        now: Instant,
-    ) -> bool {
+    fn message(&mut self, message: xml::Message<'_>, out: &mut Out, now: Instant) -> bool {
         let legacy = matches!(self.framing, Some(Framing::Legacy { .. }));
         match message {
-            xml::Message::Blank => out.tally.blank += 1,
+            xml::Message::Blank | xml::Message::Declaration => out.tally.blank += 1,
             xml::Message::NotXml => self.fail(Fault::BadFormat, out, now),
             xml::Message::StreamOpen(header) if legacy => {
-                return self.legacy_restart(header.clone(), out, now);
+                return self.legacy_restart(header, out, now);
             }
             xml::Message::StreamClose if legacy => self.client_close(out, now),
             xml::Message::StreamOpen(_) | xml::Message::StreamClose => {
                 self.fail(Fault::BadFormat, out, now);
             }
-            // WS-12: nothing may stand before the element, not even a blank.
-            xml::Message::Element(_) if raw.first() != Some(&b'<') && !legacy => {
-                self.fail(Fault::BadFormat, out, now);
-            }
-            xml::Message::Element(element) => return self.client_element(element, out, now),
+            xml::Message::Element(element) => return self.client_element(&element, out, now),
         }
         false
     }
@@ -885,9 +859,8 @@ impl Core {
         };
         self.flags.restart_due = false;
         self.flags.header_due = true;
-        // UP-05: only where nobody can listen, and only the client's own bare JID.
-        let from = from.filter(|from| self.flags.secure && c2s::is_bare_jid_of(from, &domain));
-        let lang = lang.filter(|lang| c2s::is_language_tag(lang));
+        // UP-05: only where nobody can listen.
+        let from = from.filter(|_| self.flags.secure);
         c2s::write_header(&mut out.server, &domain, from, lang);
         self.last_upstream = now;
         true
@@ -1081,12 +1054,14 @@ impl Core {
             _ => {
                 let start = out.client.len();
                 let mark = frame::begin_text(&mut out.client);
-                let rewrite = match &self.lang {
-                    Some(lang) if kind.is_stanza() => {
-                        seam::to_client_with_lang(element, lang, &mut out.client)
-                    }
-                    _ => seam::to_client(element, &mut out.client),
-                };
+                let at = out.client.len();
+                let rewrite = seam::to_client(element, &mut out.client);
+                if let Some(lang) = &self.lang
+                    && kind.is_stanza()
+                    && element.lang().is_none()
+                {
+                    stamp_lang(&mut out.client, at, lang);
+                }
                 frame::end_text(&mut out.client, mark);
                 match rewrite {
                     Rewrite::AsIs | Rewrite::Completed => {}
@@ -1127,7 +1102,7 @@ impl Core {
             (Kind::Iq, _) if !self.flags.bound => {
                 let is_result = element.attribute("type").as_deref() == Some("result");
                 if is_result
-                    && element.children().iter().any(|child| child.namespace() == ns::BIND)
+                    && element.children().iter().any(|child| child.namespace == ns::BIND)
                 {
                     self.flags.bound = true;
                     // XEP-0078 and SASL-less servers never send a success.
@@ -1144,13 +1119,13 @@ impl Core {
                 ("authorization-identifier", ns::SASL2) if child.text().contains('/') => {
                     self.flags.bound = true;
                 }
-                ("resumed", ns::SM) => {
+                ("resumed", ns::SM3) => {
                     self.flags.bound = true;
                     self.flags.sm = true;
                 }
-                ("bound", ns::BIND2) => {
+                ("bound", ns::BIND2 | ns::BIND2_DRAFT) => {
                     self.flags.bound = true;
-                    if child.get_child("enabled", ns::SM).is_some() {
+                    if child.get_child("enabled", ns::SM3).is_some() {
                         self.flags.sm = true;
                     }
                 }
@@ -1338,8 +1313,19 @@ fn is_version_1(version: Option<&str>) -> bool {
     version.is_none_or(|version| version.split('.').next() == Some("1"))
 }
 
+/// UP-30: puts the stream's language on the element that begins at `at`, behind its name.
+fn stamp_lang(out: &mut Vec<u8>, at: usize, lang: &str) {
+    let name = out[at..].iter().position(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b'/' | b'>'));
+    let Some(name) = name else { return };
+    let mut attribute = b" xml:lang=\"".to_vec();
+    seam::escape_attribute(lang, &mut attribute);
+    attribute.push(b'"');
+    out.splice(at + name..at + name, attribute);
+}
+
 /// Whether a broken first message was meant as a legacy header.
 fn looks_legacy(text: &[u8]) -> bool {
+    let text = text.trim_ascii();
     let text = match text.strip_prefix(b"<?xml") {
         Some(rest) => match memchr::memmem::find(rest, b"?>") {
             Some(at) => rest[at + 2..].trim_ascii_start(),
