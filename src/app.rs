@@ -148,9 +148,7 @@ fn start_public(config: &Config, shared: &Shared, routes: &Routes) -> anyhow::Re
                 .tcp_nodelay(true)
                 .local_addr(address)
                 .upgrade(upgrade)
-                .finish(map_config(app, move |()| {
-                    AppConfig::new(false, address.to_string(), address)
-                }))
+                .finish(map_config(app, |()| AppConfig::default()))
                 .tcp()
         })?;
     }
@@ -235,7 +233,7 @@ mod convert {
             require_origin: config.ws.require_origin,
             origins: match &config.ws.allowed_origins {
                 config::AllowedOrigins::Any => handshake::Origins::Any,
-                config::AllowedOrigins::List(list) => handshake::Origins::Listed(
+                config::AllowedOrigins::Listed(list) => handshake::Origins::Listed(
                     list.iter().map(|origin| origin.as_str().into()).collect(),
                 ),
             },
@@ -338,11 +336,11 @@ mod convert {
                 config::TlsMode::Never => upstream::TlsUse::Never,
             },
             trust: if route.insecure {
-                upstream::Trust::Anyone
+                upstream::Trust::Insecure
             } else if !route.pin_sha256.is_empty() {
-                upstream::Trust::Pinned(route.pin_sha256.iter().map(|pin| pin.0).collect())
+                upstream::Trust::Pins(route.pin_sha256.iter().map(|pin| pin.0).collect())
             } else if let Some(file) = &route.ca_file {
-                upstream::Trust::File(file.clone())
+                upstream::Trust::CaFile(file.clone())
             } else {
                 upstream::Trust::System
             },

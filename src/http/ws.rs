@@ -8,12 +8,11 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
 use std::rc::Rc;
 use std::time::Duration;
 
 use actix_codec::Framed;
-use actix_http::{Request, h1};
+use actix_http::{HttpMessage as _, Request, h1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tracing::{debug, info_span};
@@ -146,5 +145,3 @@ async fn refuse(mut socket: TcpStream, answer: Answer, head_only: bool) -> io::R
     Ok(())
 }
 
-/// The boxed future actix wants of an upgrade service.
-pub type UpgradeFuture = Pin<Box<dyn Future<Output = Result<(), actix_http::Error>>>>;

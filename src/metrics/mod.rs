@@ -135,6 +135,8 @@ pub struct Metrics {
     pub repaired: IntCounter,
     /// Stanzas of the server that were emptied (UP-36).
     pub emptied: IntCounter,
+    /// Nonzas of the server that were broken beyond repair and dropped (UP-36).
+    pub dropped: IntCounter,
     /// Empty or whitespace-only client messages that were dropped (WS-12).
     pub blank_messages: IntCounter,
     /// Logins that chose a `-PLUS` mechanism and failed (UP-27).
@@ -204,7 +206,7 @@ impl Metrics {
         let repairs = int_counter_vec(
             &registry,
             "bosphorus_server_stanzas_mended_total",
-            "Stanzas of the XMPP server that broke a rule of XML: repaired or emptied",
+            "Stanzas of the XMPP server that broke a rule of XML: repaired, emptied, or (nonzas) dropped",
             &["how"],
         )?;
         let blank_messages = IntCounter::new(
@@ -262,6 +264,7 @@ impl Metrics {
             upstream_connect_seconds,
             repaired: repairs.with_label_values(&["repaired"]),
             emptied: repairs.with_label_values(&["emptied"]),
+            dropped: repairs.with_label_values(&["dropped"]),
             blank_messages,
             channel_binding_plus: binding.with_label_values(&["plus_mechanism"]),
             channel_binding_gs2: binding.with_label_values(&["gs2_header"]),

@@ -294,6 +294,7 @@ impl Run {
                 self.machine.connected(
                     &established.header,
                     established.secure,
+                    established.certified,
                     &mut buffers.out,
                     now,
                 );
@@ -460,6 +461,7 @@ impl Run {
         for (counter, count) in [
             (&metrics.repaired, tally.repaired),
             (&metrics.emptied, tally.emptied),
+            (&metrics.dropped, tally.dropped),
             (&metrics.blank_messages, tally.blank),
             (&metrics.channel_binding_plus, tally.binding_plus),
             (&metrics.channel_binding_gs2, tally.binding_gs2),

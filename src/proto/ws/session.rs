@@ -64,6 +64,8 @@ pub struct Tally {
     pub repaired: u32,
     /// Stanzas emptied (UP-36).
     pub emptied: u32,
+    /// Broken nonzas dropped (UP-36).
+    pub dropped: u32,
     /// Blank messages dropped (WS-12).
     pub blank: u32,
     /// Failed logins with a `-PLUS` mechanism (UP-27).
@@ -946,7 +948,11 @@ impl Core {
         let header = (!self.flags.opened).then(|| StreamHeader {
             from: self.domain.as_ref().map(|domain| domain.as_str().into()),
             id: Some(format!("{:016x}", self.id).into_boxed_str()),
-            ..StreamHeader::default()
+            to: None,
+            version: None,
+            lang: None,
+            scope: Scope::client(),
+            closed: false,
         });
         self.flags.opened = true;
         match framing {
@@ -1067,6 +1073,10 @@ impl Core {
                     Rewrite::AsIs | Rewrite::Completed => {}
                     Rewrite::Repaired => out.tally.repaired += 1,
                     Rewrite::Emptied => out.tally.emptied += 1,
+                    Rewrite::Dropped => {
+                        out.tally.dropped += 1;
+                        return;
+                    }
                 }
                 out.tally.to_client.count(kind, out.client.len() - start);
             }
