@@ -8,7 +8,7 @@ use clap::Parser as _;
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Config(command) => command.run(),
-        Command::Serve(arguments) => match arguments.load() {
+        Command::Serve(arguments) => match arguments.load(std::env::vars_os()) {
             Ok(config) => {
                 for warning in &config.warnings {
                     eprintln!("warning: {warning}");
