@@ -1,5 +1,7 @@
-//! The command line: its shape, and the `config` subcommands, which need nothing but the configuration.
+//! The command line: its shape, and the `config` subcommands, which need nothing but the
+//! configuration.
 
+use std::ffi::OsString;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -33,7 +35,8 @@ pub enum Command {
     Config(ConfigCommand),
 }
 
-/// `serve`: what to run with. Flags win over the environment, the environment over the file, the file over defaults.
+/// `serve`: what to run with. Flags win over the environment, the environment over the file, the
+/// file over defaults.
 #[derive(Debug, Default, Args)]
 #[command(after_help = "\
 Every key of the file can also be set by a variable, BOSPHORUS__SECTION__KEY; lists are separated by commas.
@@ -56,8 +59,8 @@ pub struct ServeArgs {
     /// Serve this XMPP domain, beside those of the file; repeat for more
     #[arg(long, value_name = "NAME")]
     pub domain: Vec<String>,
-    /// The server of every --domain, such as xmpp://127.0.0.1:5222, xmpps://host:5223 or unix:/path; repeat for
-    /// failover. Without it the file says, or DNS
+    /// The server of every --domain, such as xmpp://127.0.0.1:5222, xmpps://host:5223 or
+    /// unix:/path; repeat for failover. Without it the file says, or DNS
     #[arg(long, value_name = "URL", requires = "domain")]
     pub server: Vec<String>,
     /// Lines for people or for machines: human, json (log.format)
@@ -69,12 +72,16 @@ pub struct ServeArgs {
 }
 
 impl ServeArgs {
-    /// Loads the configuration from all layers, the process environment among them.
+    /// Loads the configuration from all layers; `environment` is [`std::env::vars_os`] but in
+    /// tests.
     ///
     /// # Errors
     /// As [`Config::load`]; the caller exits with [`EXIT_CONFIG`].
-    pub fn load(&self) -> Result<Config, ConfigError> {
-        Config::load(self.config.as_deref(), std::env::vars_os(), self.flags())
+    pub fn load(
+        &self,
+        environment: impl IntoIterator<Item = (OsString, OsString)>,
+    ) -> Result<Config, ConfigError> {
+        Config::load(self.config.as_deref(), environment, self.flags())
     }
 
     /// The flags as the top layer.
@@ -112,8 +119,8 @@ impl ServeArgs {
 pub enum ConfigCommand {
     /// Check a file as `serve --config` would read it, the environment included
     ///
-    /// Prints "FILE: ok" and any warnings, and exits with status 0; or prints every fault it finds, each with its
-    /// line, and exits with status 2.
+    /// Prints "FILE: ok" and any warnings, and exits with status 0; or prints every fault it finds,
+    /// each with its line, and exits with status 2.
     #[command(after_help = "Example:\n  bosphorus config check /etc/bosphorus/bosphorus.toml")]
     Check {
         /// The configuration file

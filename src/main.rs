@@ -11,7 +11,7 @@ use tracing_subscriber::EnvFilter;
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Config(command) => command.run(),
-        Command::Serve(arguments) => match arguments.load() {
+        Command::Serve(arguments) => match arguments.load(std::env::vars_os()) {
             Ok(config) => serve(config),
             Err(error) => {
                 eprintln!("{error}");

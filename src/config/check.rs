@@ -1,7 +1,7 @@
 //! Raw → checked: everything that a type alone cannot say.
 //!
-//! All faults are collected, each with the place that set the offending key. What is legal but dangerous, or
-//! pointless, becomes a warning.
+//! All faults are collected, each with the place that set the offending key. What is legal but
+//! dangerous, or pointless, becomes a warning.
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -17,13 +17,14 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tracing_subscriber::EnvFilter;
 
 use super::Problem;
-use super::layers::{Origins, show_key};
+use super::layers::Origins;
 use super::model::*;
 use super::raw::{self, Raw};
 use super::units::{Count, Size, Span, show};
 use crate::proto::domain::Domain;
 
-/// Checks the merged configuration. `problems` are those found while reading; with any, there is no `Config`.
+/// Checks the merged configuration. `problems` are those found while reading; with any, there is no
+/// `Config`.
 pub(super) fn check(
     raw: Raw,
     origins: &Origins,
@@ -561,7 +562,7 @@ impl Checker<'_> {
     ) -> Duration {
         if !range.contains(&span) {
             let (least, most) = (show(*range.start()), show(*range.end()));
-            self.expected(path, format!("from {least} to {most}"), show(span));
+            self.expected(path, format!("{least} to {most}"), show(span));
         }
         span
     }
@@ -571,29 +572,29 @@ impl Checker<'_> {
         path: &[&str],
         number: u64,
         range: RangeInclusive<u64>,
-        what: &str,
+        unit: &str,
     ) -> u64 {
         if !range.contains(&number) {
             let (least, most) = range.into_inner();
-            self.expected(path, format!("{what} from {least} to {most}"), number);
+            self.expected(path, format!("{least} to {most}{unit}"), number);
         }
         number
     }
 
     fn count(&mut self, path: &[&str], Count(n): Count, range: RangeInclusive<u64>) -> usize {
-        usize::try_from(self.number(path, n, range, "a number")).unwrap_or(usize::MAX)
+        usize::try_from(self.number(path, n, range, "")).unwrap_or(usize::MAX)
     }
 
     fn count32(&mut self, path: &[&str], Count(n): Count, range: RangeInclusive<u64>) -> u32 {
-        u32::try_from(self.number(path, n, range, "a number")).unwrap_or(u32::MAX)
+        u32::try_from(self.number(path, n, range, "")).unwrap_or(u32::MAX)
     }
 
     fn size(&mut self, path: &[&str], Size(n): Size, range: RangeInclusive<u64>) -> usize {
-        usize::try_from(self.number(path, n, range, "bytes")).unwrap_or(usize::MAX)
+        usize::try_from(self.number(path, n, range, " bytes")).unwrap_or(usize::MAX)
     }
 
     fn size32(&mut self, path: &[&str], Size(n): Size, range: RangeInclusive<u64>) -> u32 {
-        u32::try_from(self.number(path, n, range, "bytes")).unwrap_or(u32::MAX)
+        u32::try_from(self.number(path, n, range, " bytes")).unwrap_or(u32::MAX)
     }
 
     fn warn_insecure(&mut self, path: &[&str], whom: &str) {
@@ -611,22 +612,17 @@ impl Checker<'_> {
     }
 
     fn problem(&mut self, path: &[&str], text: impl Into<String>) {
-        let place = self.origins.place(path);
-        self.problems.push(Problem {
-            place,
-            key: show_key(without_index(path)),
-            text: text.into(),
-        });
+        self.problems.push(self.origins.problem(path, without_index(path), text.into()));
     }
 
     fn warning(&mut self, path: &[&str], text: impl Into<String>) {
-        let place = self.origins.place(path);
-        let problem = Problem { place, key: show_key(without_index(path)), text: text.into() };
+        let problem = self.origins.problem(path, without_index(path), text.into());
         self.warnings.push(problem.to_string());
     }
 }
 
-/// `["listen", "addresses", "1"]` is the key `listen.addresses`; the place already tells the element.
+/// `["listen", "addresses", "1"]` is the key `listen.addresses`; the place already tells the
+/// element.
 fn without_index<'a, 'b>(path: &'a [&'b str]) -> &'a [&'b str] {
     match path {
         [key @ .., last] if key.len() >= 2 && last.bytes().all(|b| b.is_ascii_digit()) => {

@@ -1,8 +1,9 @@
 //! The layers, and where each value came from.
 //!
-//! Every value is tried alone against the typed [`Raw`] before it is merged, so that each fault is found, with its
-//! place, and not only the first. The span-aware parse of `toml_edit` gives the lines; the `config` crate merges.
-//! Domain names are prepared before merging: `[domains."Example.org"]` and a variable for `example.org` are one.
+//! Every value is tried alone against the typed [`Raw`] before it is merged, so that each fault is
+//! found, with its place, and not only the first. The span-aware parse of `toml_edit` gives the
+//! lines; the `config` crate merges. Domain names are prepared before merging:
+//! `[domains."Example.org"]` and a variable for `example.org` are one.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -50,6 +51,7 @@ impl Layers {
     pub(super) fn read_file(&mut self, file: &Path) -> Result<(), ConfigError> {
         let text = std::fs::read_to_string(file).map_err(|error| {
             ConfigError(vec![Problem {
+                line: None,
                 place: file.display().to_string(),
                 key: String::new(),
                 text: format!("cannot be read: {error}"),
@@ -64,6 +66,7 @@ impl Layers {
         let document = Document::parse(text).map_err(|error| {
             let line = error.span().map_or(1, |span| line_at(text, span.start));
             ConfigError(vec![Problem {
+                line: Some(line),
                 place: format!("{}:{line}", file.display()),
                 key: String::new(),
                 text: format!("not valid TOML: {}", error.message().trim().replace('\n', ", ")),
@@ -144,13 +147,15 @@ impl Layers {
             Ok(raw) => raw,
             // Each value alone was fine, so this says something about the merge itself.
             Err(error) => {
-                let problem =
-                    Problem { place: String::new(), key: String::new(), text: error.to_string() };
-                self.problems.push(problem);
+                let error = ConfigError::new("", error.to_string());
+                self.problems.extend(error.0);
                 return Err(ConfigError(self.problems));
             }
         };
-        check::check(raw, &self.origins, self.problems).map_err(ConfigError)
+        check::check(raw, &self.origins, self.problems).map_err(|mut problems| {
+            problems.sort_by_key(|problem| problem.line.unwrap_or(usize::MAX));
+            ConfigError(problems)
+        })
     }
 
     /// Takes what is well typed of one table of the file into the layer, and reports the rest.
@@ -206,8 +211,12 @@ impl Layers {
     }
 
     fn problem(&mut self, path: &[String], origin: &Origin, text: impl Into<String>) {
+        let line = match origin {
+            Origin::Line(line) => Some(*line),
+            Origin::Named(_) => None,
+        };
         let place = self.origins.show(origin);
-        self.problems.push(Problem { place, key: show_key(path), text: text.into() });
+        self.problems.push(Problem { line, place, key: show_key(path), text: text.into() });
     }
 }
 
@@ -228,13 +237,16 @@ enum Origin {
 }
 
 impl Origins {
-    /// Where the key, or else the nearest thing around it, was set: `FILE:LINE`, a variable, a flag; the file if it
-    /// could have been set there, nothing if there is no file.
-    pub(super) fn place(&self, path: &[&str]) -> String {
-        match self.find(path) {
-            Some(origin) => self.show(origin),
-            None => self.file.as_ref().map(|file| file.display().to_string()).unwrap_or_default(),
-        }
+    /// A problem or a warning with the place where the key, or else the nearest thing around it,
+    /// was set: `FILE:LINE`, a variable, a flag; the file if it could have been set there, nothing
+    /// if there is no file.
+    pub(super) fn problem(&self, path: &[&str], key: &[&str], text: String) -> Problem {
+        let (line, place) = match self.find(path) {
+            Some(origin @ Origin::Line(line)) => (Some(*line), self.show(origin)),
+            Some(origin) => (None, self.show(origin)),
+            None => (None, self.file.as_ref().map(|f| f.display().to_string()).unwrap_or_default()),
+        };
+        Problem { line, place, key: show_key(key), text }
     }
 
     /// Whether any layer sets the key.
@@ -267,7 +279,7 @@ impl Origins {
 }
 
 /// `domains."example.org".servers`
-pub(super) fn show_key(path: &[impl AsRef<str>]) -> String {
+fn show_key(path: &[impl AsRef<str>]) -> String {
     let mut shown = String::new();
     for (index, part) in path.iter().map(AsRef::as_ref).enumerate() {
         if index > 0 {
@@ -331,17 +343,23 @@ fn merged_value(item: &Item) -> Value {
 
 /// Whether [`Raw`] has such a key and the value is of its type; if not, what was expected.
 fn probe(path: &[String], item: &Item) -> Result<(), String> {
-    let mut item = item.clone();
-    let mut root = Table::new();
-    for (depth, key) in path.iter().enumerate().rev() {
+    // serde would take a list for a table, by position.
+    if (item.is_array() || item.is_array_of_tables())
+        && typed(path, Item::Table(Table::new())).is_ok()
+    {
+        return Err("expected a table, found a list".to_owned());
+    }
+    typed(path, item.clone())
+}
+
+/// A document of this one key, read as [`Raw`].
+fn typed(path: &[String], mut item: Item) -> Result<(), String> {
+    for key in path.iter().rev() {
         let mut table = Table::new();
         table.insert(key, item);
-        if depth == 0 {
-            root = table;
-            break;
-        }
         item = Item::Table(table);
     }
+    let Item::Table(root) = item else { return Ok(()) };
     match toml_edit::de::from_document::<Raw>(DocumentMut::from(root)) {
         Ok(_) => Ok(()),
         Err(error) => Err(reword(error.message())),
@@ -358,6 +376,7 @@ fn reword(message: &str) -> String {
     let plain =
         message.strip_prefix("invalid type: ").or_else(|| message.strip_prefix("invalid value: "));
     match plain.and_then(|rest| rest.rsplit_once(", expected ")) {
+        Some((found, "a sequence")) => format!("expected a list, found {found}"),
         Some((found, expected)) => format!("expected {expected}, found {found}"),
         None => message.to_owned(),
     }

@@ -1,8 +1,9 @@
 //! Configuration: defaults ← the file given ← `BOSPHORUS__SECTION__KEY` ← flags, then checked.
 //!
-//! Here: the entry points and the errors. [`model`] says what each key means, `layers.rs` reads and merges,
-//! `check.rs` turns what was written into a [`Config`], after which nothing can be wrong with it. No file is read
-//! unasked, and an unknown key stops the start: a typo must not become a default.
+//! Here: the entry points and the errors. `model.rs` says what each key means, `layers.rs` reads
+//! and merges, `check.rs` turns what was written into a [`Config`], after which nothing can be
+//! wrong with it. No file is read unasked, and an unknown key stops the start: a typo must not
+//! become a default.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -66,12 +67,13 @@ impl Default for Config {
 pub struct ConfigError(Vec<Problem>);
 
 impl ConfigError {
-    /// A fault found after the check, when a value is put to use: a certificate file that has gone, say.
+    /// A fault found after the check, when a value is put to use: a certificate file that has gone,
+    /// say.
     pub fn new(key: impl Into<String>, text: impl Into<String>) -> Self {
-        Self(vec![Problem { place: String::new(), key: key.into(), text: text.into() }])
+        Self(vec![Problem { line: None, place: String::new(), key: key.into(), text: text.into() }])
     }
 
-    /// All of them, in the order of the layers.
+    /// All of them: those of the file by line, then the others.
     pub fn problems(&self) -> &[Problem] {
         &self.0
     }
@@ -94,6 +96,8 @@ impl std::error::Error for ConfigError {}
 /// One fault. Shows as `place: key: text`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Problem {
+    /// For the order; `place` has it too.
+    line: Option<usize>,
     /// `FILE:LINE`, a variable's name or a flag's; empty if no layer said anything about the key.
     pub place: String,
     /// The key with its section, as TOML writes it.

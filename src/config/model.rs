@@ -1,6 +1,7 @@
 //! The checked configuration: what the program is built from. A [`Config`] that exists is usable.
 //!
-//! The fields are the keys of `conf/bosphorus.toml`; each part of the program is given its own section only.
+//! The fields are the keys of `conf/bosphorus.toml`; each part of the program is given its own
+//! section only.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -25,7 +26,8 @@ pub struct Config {
     pub limits: Limits,
     /// `[upstream]`: connections to servers, in so far as they do not depend on the domain.
     pub upstream: Upstream,
-    /// `[domains."…"]`: each domain served by name, with what it does not say itself taken from `[upstream]`.
+    /// `[domains."…"]`: each domain served by name, with what it does not say itself taken from
+    /// `[upstream]`.
     pub domains: BTreeMap<Domain, Route>,
     /// `[domains."*"]`: where every other domain goes; always with servers of its own (SEC-22).
     pub fallback: Option<Route>,
@@ -35,7 +37,8 @@ pub struct Config {
     pub drain: Drain,
     /// `[log]`.
     pub log: Log,
-    /// What is allowed but probably not meant, one line each, with place and key. To be logged at the start.
+    /// What is allowed but probably not meant, one line each, with place and key. To be logged at
+    /// the start.
     pub warnings: Vec<String>,
 }
 
@@ -131,8 +134,9 @@ pub struct Limits {
     pub namespaces: u32,
     /// Elements within one first-level element.
     pub elements: u32,
-    /// SEC-17: bytes queued in one direction of a session before the gateway stops reading the other side. At least
-    /// `element_bytes`. One element is always taken, so a single large one from the server may exceed it.
+    /// SEC-17: bytes queued in one direction of a session before the gateway stops reading the
+    /// other side. At least `element_bytes`. One element is always taken, so a single large one
+    /// from the server may exceed it.
     pub pending_bytes: usize,
     /// SEC-17: the same bound in stanzas.
     pub pending_stanzas: usize,
@@ -172,7 +176,8 @@ pub struct Route {
     pub servers: Vec<ServerAddress>,
     /// STARTTLS on [`ServerAddress::Tcp`], [`ServerAddress::Unix`] and DNS candidates of that kind.
     pub tls: TlsMode,
-    /// UP-14: trust these PEM certificates instead of the system's roots. Readable and PEM when it was checked.
+    /// UP-14: trust these PEM certificates instead of the system's roots. Readable and PEM when it
+    /// was checked.
     pub ca_file: Option<PathBuf>,
     /// UP-14: trust a server certificate with one of these keys, and then nothing else.
     pub pin_sha256: Vec<SpkiPin>,
@@ -185,7 +190,8 @@ pub struct Route {
 /// `tls` of `[upstream]` or of a domain: whether STARTTLS is used.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TlsMode {
-    /// [`TlsMode::Required`] off loopback, [`TlsMode::IfOffered`] on loopback and over unix sockets.
+    /// [`TlsMode::Required`] off loopback, [`TlsMode::IfOffered`] on loopback and over unix
+    /// sockets.
     Auto,
     /// A server that does not offer STARTTLS is refused.
     Required,
@@ -209,7 +215,8 @@ impl TlsMode {
 /// One entry of `servers`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ServerAddress {
-    /// `xmpp://host:port` or `host:port`; STARTTLS as [`Route::tls`] says. An IPv6 host is without brackets.
+    /// `xmpp://host:port` or `host:port`; STARTTLS as [`Route::tls`] says. An IPv6 host is without
+    /// brackets.
     Tcp {
         /// An IP address or a name for DNS.
         host: String,
@@ -228,7 +235,8 @@ pub enum ServerAddress {
 }
 
 impl ServerAddress {
-    /// Whether the address is this machine for certain: a loopback address, `localhost`, a unix socket.
+    /// Whether the address is this machine for certain: a loopback address, `localhost`, a unix
+    /// socket.
     pub fn is_loopback(&self) -> bool {
         match self {
             Self::Unix(_) => true,
@@ -260,7 +268,8 @@ impl fmt::Display for ServerAddress {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SpkiPin(pub [u8; 32]);
 
-/// A certificate chain and its private key, both PEM files that were readable when they were checked.
+/// A certificate chain and its private key, both PEM files that were readable when they were
+/// checked.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientIdentity {
     /// The chain, the own certificate first.

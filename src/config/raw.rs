@@ -1,7 +1,8 @@
 //! The configuration as it is written: names, types and defaults, nothing checked yet.
 //!
-//! What each key means is told in [`super::model`] and in `conf/bosphorus.toml`, which a test holds equal to the
-//! defaults here. Addresses, modes and the like stay text, so that `check.rs` can report all of them at once.
+//! What each key means is told in `model.rs` and in `conf/bosphorus.toml`, which a test holds equal
+//! to the defaults here. Addresses, modes and the like stay text, so that `check.rs` can report all
+//! of them at once.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
