@@ -583,6 +583,11 @@ impl Core {
                 let scope = Scope::client();
                 match xml::message(scratch, &settings.client_xml, &scope, text) {
                     Ok(message) => self.message(message, out, now),
+                    Err(xml::Violation::InvalidNamespace) => {
+                        // A stream header, which has no place here whatever its namespaces.
+                        self.fail(Fault::BadFormat, out, now);
+                        false
+                    }
                     Err(violation) => {
                         self.fail(violation.into(), out, now);
                         false

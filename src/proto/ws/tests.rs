@@ -920,6 +920,7 @@ fn oversized_frames_are_refused_unread() {
     let mut rig = Rig::opened();
     let mut head = vec![0x81, 0x80 | 127];
     head.extend(300_000_000_u64.to_be_bytes());
+    head.extend([0; 4]);
     let got = rig.send(&head);
     Rig::expect_error(&got, "policy-violation", 1009);
     assert!(matches!(&got[0], Got::Text(error) if error.contains("stanza too big")));
@@ -941,6 +942,7 @@ fn discarding_ends_with_the_grace() {
     let mut rig = Rig::opened();
     let mut head = vec![0x81, 0x80 | 127];
     head.extend(300_000_000_u64.to_be_bytes());
+    head.extend([0; 4]);
     rig.send(&head);
     rig.wait(5);
     assert_eq!(rig.session.client(), ClientSide::Gone);
@@ -1220,13 +1222,15 @@ fn legacy_openings_are_mirrored() {
     let self_closed = LEGACY.replace("'1.0'>", "'1.0'/>");
     let closed = format!("{LEGACY}</stream:stream>");
     let declared = format!("<?xml version='1.0'?>{LEGACY}");
-    let spaced = format!("  <?xml version='1.0'?>\n{LEGACY}");
+    let spaced = format!("  {LEGACY}");
+    let declared_and_spaced = format!("<?xml version='1.0'?>\n{LEGACY}");
     for (opening, ends) in [
         (unclosed, "'>"),
         (self_closed, "'/>"),
         (closed, "'/>"),
         (declared, "'>"),
         (spaced, "'>"),
+        (declared_and_spaced, "'>"),
     ] {
         let mut rig = Rig::new();
         assert_eq!(rig.say(&opening), [], "{opening}");
