@@ -80,6 +80,8 @@ pub enum Fault {
     HostUnknown,
     /// Text that is not UTF-8.
     BadUtf8,
+    /// An XML declaration that names another encoding than UTF-8.
+    UnsupportedEncoding,
     /// A binary message.
     Binary,
     /// A WebSocket frame against RFC 6455.
@@ -123,7 +125,7 @@ pub struct StreamError {
 
 impl Fault {
     /// Every fault, for tables and tests.
-    pub const ALL: [Self; 30] = [
+    pub const ALL: [Self; 31] = [
         Self::Closed,
         Self::ServerClosed,
         Self::ServerError,
@@ -139,6 +141,7 @@ impl Fault {
         Self::UnsupportedVersion,
         Self::HostUnknown,
         Self::BadUtf8,
+        Self::UnsupportedEncoding,
         Self::Binary,
         Self::BadFrame,
         Self::TooBig,
@@ -173,6 +176,7 @@ impl Fault {
             | Self::UnsupportedVersion
             | Self::HostUnknown
             | Self::BadUtf8
+            | Self::UnsupportedEncoding
             | Self::Binary
             | Self::BadFrame
             | Self::TooBig
@@ -210,6 +214,7 @@ impl Fault {
             Self::UnsupportedVersion => "unsupported_version",
             Self::HostUnknown => "bad_host",
             Self::BadUtf8 => "bad_utf8",
+            Self::UnsupportedEncoding => "bad_encoding",
             Self::Binary => "binary",
             Self::BadFrame => "bad_frame",
             Self::TooBig => "too_big",
@@ -248,6 +253,7 @@ impl Fault {
             Self::UnsupportedVersion => ("unsupported-version", "only version 1.0 is spoken"),
             Self::HostUnknown => ("host-unknown", "this domain is not served here"),
             Self::BadUtf8 => ("not-well-formed", "the text is not UTF-8"),
+            Self::UnsupportedEncoding => ("unsupported-encoding", "only UTF-8 is spoken"),
             Self::Binary => ("bad-format", "XMPP is sent in text messages"),
             Self::BadFrame => ("bad-format", "the WebSocket frame is invalid"),
             Self::TooBig | Self::FrameTooBig => ("policy-violation", "stanza too big"),
@@ -297,6 +303,7 @@ impl Fault {
             | Self::InvalidNamespace
             | Self::UnsupportedVersion
             | Self::HostUnknown
+            | Self::UnsupportedEncoding
             | Self::TooBig
             | Self::XmlLimit
             | Self::SlowMessage
@@ -321,6 +328,7 @@ impl Fault {
             | Self::UnsupportedVersion
             | Self::HostUnknown
             | Self::BadUtf8
+            | Self::UnsupportedEncoding
             | Self::Binary
             | Self::BadFrame => Level::Debug,
             Self::Closed
@@ -355,7 +363,8 @@ impl From<Violation> for Fault {
             Violation::NotWellFormed(_) | Violation::Namespace(_) => Self::BadXml,
             Violation::InvalidNamespace => Self::InvalidNamespace,
             Violation::Restricted(_) => Self::RestrictedXml,
-            Violation::BadEncoding => Self::BadUtf8,
+            // A message was checked to be UTF-8 before; what is left is what it says of itself.
+            Violation::BadEncoding => Self::UnsupportedEncoding,
             Violation::TooBig => Self::TooBig,
             Violation::Limit(_) => Self::XmlLimit,
         }

@@ -361,7 +361,7 @@ fn declarations_are_dropped() {
     assert_eq!(rig.upstream(), "<presence/>");
     Rig::expect_error(
         &rig.say("<?xml version='1.0' encoding='latin1'?><presence/>"),
-        "not-well-formed",
+        "unsupported-encoding",
         1000,
     );
 }
