@@ -49,9 +49,8 @@ fn finished_groups_are_pinned() {
         counts[1] += usize::from(is_pinned);
         counts[2] += usize::from(is_must);
         counts[3] += usize::from(is_must && is_pinned);
-        let finished = FINISHED
-            .iter()
-            .any(|&(name, from, to)| name == group && (from..=to).contains(&number));
+        let finished =
+            FINISHED.iter().any(|&(name, from, to)| name == group && (from..=to).contains(&number));
         if finished && is_must && !is_pinned {
             missing.push(id.as_str());
         }
@@ -140,7 +139,9 @@ fn pinned(text: &str) -> Vec<(String, String)> {
             is_test |= line.contains("test]") || line.contains("test(") || line == "#[test]";
         } else {
             let function = line.split("fn ").nth(1).and_then(|rest| rest.split(['(', '<']).next());
-            if let Some(name) = function.filter(|_| is_test || docs.trim_start().starts_with("Scenario")) {
+            if let Some(name) =
+                function.filter(|_| is_test || docs.trim_start().starts_with("Scenario"))
+            {
                 let words = docs.split(|c: char| !(c.is_ascii_alphanumeric() || c == '-'));
                 for id in words.filter(|word| split(word).is_some()) {
                     found.push((id.to_owned(), name.to_owned()));

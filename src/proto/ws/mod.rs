@@ -3,6 +3,10 @@
 //! Here live the few bytes that differ between the two framings. What a session does with them is
 //! [`session`]; frames are [`super::frame`], elements [`super::xml`].
 
+mod client;
+mod core;
+mod ending;
+mod server;
 pub mod session;
 #[cfg(test)]
 mod tests;
