@@ -1,1 +1,3 @@
 //! Bosphorus: an XMPP connection manager for WebSocket and BOSH clients.
+
+pub mod proto;
