@@ -8,6 +8,8 @@
 //! a *nonza* is any other element; the *server* is the XMPP server, the *client* the peer behind
 //! the WebSocket or BOSH session.
 
+pub mod c2s;
+pub mod domain;
 pub mod item;
 pub mod ns;
 pub mod seam;
