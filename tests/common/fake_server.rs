@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use rustls::ServerConfig;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, TcpSocket, UnixListener};
 use tokio::sync::Notify;
 use tokio_rustls::LazyConfigAcceptor;
 
@@ -51,6 +51,7 @@ pub(crate) struct FakeServer {
     /// Where it listens; unspecified for a Unix socket.
     pub(crate) address: SocketAddr,
     book: Arc<Book>,
+    _reserved: Option<TcpSocket>,
 }
 
 impl FakeServer {
@@ -71,7 +72,7 @@ impl FakeServer {
                 tokio::spawn(play(stream, scripts.next(), Log::new(&log)));
             }
         });
-        Self { address, book }
+        Self { address, book, _reserved: None }
     }
 
     pub(crate) async fn start_unix(path: &Path, scripts: Vec<Vec<Do>>) -> Self {
@@ -84,13 +85,15 @@ impl FakeServer {
                 tokio::spawn(play(stream, scripts.next(), Log::new(&log)));
             }
         });
-        Self { address: ([0, 0, 0, 0], 0).into(), book }
+        Self { address: ([0, 0, 0, 0], 0).into(), book, _reserved: None }
     }
 
-    /// An address where nobody listens.
-    pub(crate) async fn absent() -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        Self { address: listener.local_addr().unwrap(), book: Arc::default() }
+    /// An address where nobody listens, nor will while this lives.
+    pub(crate) fn absent() -> Self {
+        let socket = TcpSocket::new_v4().unwrap();
+        socket.bind(([127, 0, 0, 1], 0).into()).unwrap();
+        let address = socket.local_addr().unwrap();
+        Self { address, book: Arc::default(), _reserved: Some(socket) }
     }
 
     /// How many connections there were.
