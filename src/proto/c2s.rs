@@ -36,6 +36,17 @@ pub fn write_header(out: &mut Vec<u8>, to: &Domain, from: Option<&str>, lang: Op
     out.push(b'>');
 }
 
+/// What stream to open.
+#[derive(Clone, Debug)]
+pub struct OpenRequest {
+    /// The XMPP domain, for `to`, for SNI and for the certificate.
+    pub domain: Domain,
+    /// The client's own JID, if it told (UP-05). Left out if it is not a bare JID of `domain`.
+    pub from: Option<Box<str>>,
+    /// The client's language (UP-04). Left out if it is none.
+    pub lang: Option<Box<str>>,
+}
+
 /// UP-04: the shape of a language tag (RFC 5646, loosely).
 pub fn is_language_tag(text: &str) -> bool {
     let fits = |part: &str| (1..=8).contains(&part.len());

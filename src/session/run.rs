@@ -294,7 +294,7 @@ impl Run {
                 self.machine.connected(
                     &established.header,
                     established.secure,
-                    established.certified,
+                    established.identified,
                     &mut buffers.out,
                     now,
                 );

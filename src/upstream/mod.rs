@@ -18,6 +18,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::connect::Established;
+pub use crate::proto::c2s::OpenRequest;
 pub use self::fault::{Blame, ConnectFault, Reason};
 pub use self::io::Io;
 pub use self::tls::{CertificateFault, CertificateProblem, ClientCertificate, Trust};
@@ -113,17 +114,6 @@ struct Way {
     verified: bool,
     /// A client certificate is configured.
     identified: bool,
-}
-
-/// What stream to open.
-#[derive(Clone, Debug)]
-pub struct OpenRequest {
-    /// The XMPP domain, for `to`, for SNI and for the certificate.
-    pub domain: Domain,
-    /// The client's own JID, if it told (UP-05). Left out if it is not a bare JID of `domain`.
-    pub from: Option<Box<str>>,
-    /// The client's language (UP-04). Left out if it is none.
-    pub lang: Option<Box<str>>,
 }
 
 impl Connector {
