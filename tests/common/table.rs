@@ -1,0 +1,87 @@
+//! The table a test binary prints last: rows are scenarios, columns where they ran.
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Mutex;
+
+/// What a cell says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cell {
+    /// It passed.
+    Ok,
+    /// It did not.
+    Fail,
+    /// It was not run: something is missing on this machine.
+    Skip,
+}
+
+impl Cell {
+    /// The cell of a test that was run.
+    pub fn of<T, E>(result: &Result<T, E>) -> Self {
+        if result.is_ok() { Self::Ok } else { Self::Fail }
+    }
+}
+
+/// A table that tests fill from their threads.
+pub struct Table {
+    title: &'static str,
+    rows: Vec<String>,
+    columns: Vec<String>,
+    cells: Mutex<Vec<(String, String, Cell)>>,
+}
+
+impl Table {
+    /// An empty one; `rows` and `columns` in the order they are printed.
+    pub fn new(title: &'static str, rows: Vec<String>, columns: Vec<String>) -> Self {
+        Self { title, rows, columns, cells: Mutex::new(Vec::new()) }
+    }
+
+    /// Fills a cell.
+    pub fn set(&self, row: &str, column: &str, cell: Cell) {
+        if let Ok(mut cells) = self.cells.lock() {
+            cells.push((row.to_owned(), column.to_owned(), cell));
+        }
+    }
+
+    /// Prints it, if any cell was filled (a filter of the test runner may have left none); also to
+    /// the file `name.table` in the directory `BOSPHORUS_TABLES`, from which `tests/run` prints all
+    /// tables at its end.
+    pub fn print(&self, name: &str) {
+        if self.cells.lock().is_ok_and(|cells| cells.is_empty()) {
+            return;
+        }
+        println!("\n{self}\n");
+        if let Some(directory) = std::env::var_os("BOSPHORUS_TABLES") {
+            let path = Path::new(&directory).join(name).with_extension("table");
+            if let Err(error) = std::fs::write(&path, format!("{self}\n")) {
+                println!("cannot write {}: {error}", path.display());
+            }
+        }
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Ok(cells) = self.cells.lock() else { return Err(fmt::Error) };
+        let left = self.rows.iter().map(|row| row.chars().count()).max().unwrap_or(0);
+        let left = left.max(self.title.chars().count());
+        write!(out, "{:left$}", self.title)?;
+        for column in &self.columns {
+            write!(out, "  {column}")?;
+        }
+        for row in &self.rows {
+            write!(out, "\n{row:left$}")?;
+            for column in &self.columns {
+                let cell = cells.iter().find(|(r, c, _)| r == row && c == column);
+                let text = match cell.map(|(_, _, cell)| cell) {
+                    Some(Cell::Ok) => "ok",
+                    Some(Cell::Fail) => "FAIL",
+                    Some(Cell::Skip) => "skip",
+                    None => "-",
+                };
+                write!(out, "  {text:width$}", width = column.chars().count())?;
+            }
+        }
+        Ok(())
+    }
+}
