@@ -1,0 +1,203 @@
+//! The program under test as a child process.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::path::Path;
+use std::process::{Command, ExitStatus};
+use std::sync::{Mutex, MutexGuard};
+use std::time::Duration;
+
+use anyhow::{Context, anyhow, bail};
+
+use super::process::{Directory, Process, free_ports, tail, wait_ready};
+use super::server::Server;
+use super::{PATIENCE, Result};
+
+/// A running gateway.
+pub struct Gateway {
+    listen: SocketAddr,
+    admin: SocketAddr,
+    process: Mutex<Process>,
+    directory: Directory,
+}
+
+impl Gateway {
+    /// Starts `bosphorus serve` with this configuration, to which the harness adds
+    /// `listen.addresses` and `admin.address`, and waits until `/ready` says yes.
+    pub fn start(toml: &str) -> Result<Self> {
+        let [listen, admin] =
+            free_ports()?.map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let toml = with_key(toml, "listen", &format!("addresses = [\"{listen}\"]"));
+        let toml = with_key(&toml, "admin", &format!("address = \"{admin}\""));
+        let directory = Directory::new("gateway")?;
+        let config = directory.write("bosphorus.toml", &toml)?;
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bosphorus"));
+        command.arg("serve").arg("--config").arg(config);
+        // Only the file counts, whatever the environment of the person who runs the tests.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("BOSPHORUS_") {
+                command.env_remove(name);
+            }
+        }
+        let log = directory.join("gateway.log");
+        let mut process = Process::spawn(command, &directory, "gateway.log")?;
+        wait_ready(&mut process, || {
+            http_get(admin, "/ready").is_ok_and(|(status, _)| status == 200)
+        })
+        .with_context(|| format!("the gateway did not start:\n{}", tail(&log, 40)))?;
+        Ok(Self { listen, admin, process: Mutex::new(process), directory })
+    }
+
+    /// Starts one that serves the domains of these servers at their c2s ports.
+    pub fn in_front_of(servers: &[&Server]) -> Result<Self> {
+        let mut toml = String::from("[log]\nfilter = \"debug\"\n");
+        for server in servers {
+            toml += &domain_toml(server);
+        }
+        Self::start(&toml)
+    }
+
+    /// Where WebSocket clients connect.
+    pub fn ws_url(&self) -> String {
+        format!("ws://{}/xmpp-websocket", self.listen)
+    }
+
+    /// The listener for clients.
+    pub fn listen(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Gets a path of the admin listener: status and body.
+    pub fn admin_get(&self, path: &str) -> Result<(u16, String)> {
+        http_get(self.admin, path)
+    }
+
+    /// The text of `/metrics`.
+    pub fn metrics(&self) -> Result<String> {
+        let (status, body) = self.admin_get("/metrics")?;
+        if status != 200 {
+            bail!("/metrics answered {status}");
+        }
+        Ok(body)
+    }
+
+    /// The value of one sample, by its name and labels as they are written, or 0 if there is none.
+    pub fn metric(&self, sample: &str) -> Result<f64> {
+        let metrics = self.metrics()?;
+        let line = metrics.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+        Ok(line.map(str::parse).transpose()?.unwrap_or(0.0))
+    }
+
+    /// Resident memory in bytes: all of it, and the part that is not shared with other processes.
+    pub fn resident(&self) -> Result<Resident> {
+        let id = self.process()?.id();
+        let text = std::fs::read_to_string(format!("/proc/{id}/smaps_rollup"))?;
+        let field = |name: &str| -> Result<u64> {
+            let line = text.lines().find_map(|line| line.strip_prefix(name));
+            let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB"));
+            Ok(kib.with_context(|| format!("no {name} in smaps_rollup"))?.trim().parse::<u64>()?
+                * 1024)
+        };
+        Ok(Resident {
+            all: field("Rss:")?,
+            own: field("Private_Dirty:")? + field("Private_Clean:")?,
+        })
+    }
+
+    /// The process id.
+    pub fn id(&self) -> Result<u32> {
+        Ok(self.process()?.id())
+    }
+
+    /// Sends a signal by name (`TERM`, `INT`).
+    pub fn signal(&self, name: &str) -> Result {
+        self.process()?.signal(name)
+    }
+
+    /// Sends SIGTERM and waits for the exit.
+    pub fn stop(&self) -> Result<ExitStatus> {
+        self.signal("TERM")?;
+        self.wait(PATIENCE)
+    }
+
+    /// Waits for the exit.
+    pub fn wait(&self, patience: Duration) -> Result<ExitStatus> {
+        self.process()?.wait(patience)
+    }
+
+    /// Kills it (SIGKILL).
+    pub fn kill(&self) -> Result {
+        self.process()?.kill();
+        Ok(())
+    }
+
+    /// All it logged.
+    pub fn log(&self) -> String {
+        tail(&self.directory.join("gateway.log"), usize::MAX)
+    }
+
+    /// The last `lines` lines it logged.
+    pub fn log_tail(&self, lines: usize) -> String {
+        format!("--- gateway log\n{}\n", tail(&self.directory.join("gateway.log"), lines))
+    }
+
+    /// The directory it runs in.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    fn process(&self) -> Result<MutexGuard<'_, Process>> {
+        self.process.lock().map_err(|_| anyhow!("a test panicked here"))
+    }
+}
+
+/// Resident memory in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Resident {
+    /// `Rss` of smaps_rollup.
+    pub all: u64,
+    /// `Private_Dirty` and `Private_Clean` of smaps_rollup.
+    pub own: u64,
+}
+
+/// The configuration of one domain: the server's c2s port on loopback.
+pub fn domain_toml(server: &Server) -> String {
+    format!("[domains.\"{}\"]\nservers = [\"xmpp://{}\"]\n", server.domain(), server.c2s())
+}
+
+/// Adds a line to a table of the text, which may have the table already.
+fn with_key(toml: &str, table: &str, line: &str) -> String {
+    let head = format!("[{table}]\n");
+    match toml.contains(&head) {
+        true => toml.replacen(&head, &format!("{head}{line}\n"), 1),
+        false => format!("{toml}\n{head}{line}\n"),
+    }
+}
+
+/// A GET on a connection of its own: status and body.
+pub fn http_get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
+    let mut socket = TcpStream::connect_timeout(&address, Duration::from_secs(2))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    write!(socket, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    socket.read_to_end(&mut answer)?;
+    let text = String::from_utf8_lossy(&answer);
+    let (head, body) = text.split_once("\r\n\r\n").context("no HTTP answer")?;
+    let status = head.split(' ').nth(1).context("no HTTP status")?.parse()?;
+    if head.to_ascii_lowercase().contains("\r\ntransfer-encoding: chunked") {
+        return Ok((status, unchunked(body)));
+    }
+    Ok((status, body.to_owned()))
+}
+
+/// RFC 9112 §7.1, without trailers.
+fn unchunked(mut rest: &str) -> String {
+    let mut body = String::new();
+    while let Some((size, after)) = rest.split_once("\r\n") {
+        let Ok(size @ 1..) = usize::from_str_radix(size.trim(), 16) else { break };
+        let Some(chunk) = after.get(..size) else { break };
+        body += chunk;
+        rest = after.get(size + 2..).unwrap_or_default();
+    }
+    body
+}

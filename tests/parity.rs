@@ -1,0 +1,541 @@
+//! What must hold over every transport and in front of every server: each scenario is written
+//! once and run in every cell of the table that is printed last.
+//!
+//! `BOSPHORUS_PARITY=direct` runs the same scenarios against the servers' own endpoints instead of
+//! the gateway: what fails there, too, is the server's doing or the scenario's.
+
+mod common;
+
+use std::process::ExitCode;
+use std::sync::{Arc, OnceLock};
+
+use anyhow::{Context, anyhow, bail, ensure};
+use libtest_mimic::{Arguments, Failed, Trial};
+
+use common::client::{
+    Client, Endpoint, Event, Mechanism, Transport, bare, body_of, escape, is_presence, ns, text_of,
+};
+use common::gateway::Gateway;
+use common::scram::Scram;
+use common::server::{Account, Kind, Server, Settings};
+use common::table::{Cell, Table};
+use common::{Result, block_on, eventually, in_ci};
+
+/// The rows of the table.
+macro_rules! scenarios {
+    ($($title:literal => $function:ident,)*) => {
+        const SCENARIOS: &[(&str, fn(Place) -> Result)] =
+            &[$(($title, |place| block_on($function(place)))),*];
+    };
+}
+
+scenarios! {
+    "SCRAM login" => scram_login,
+    "PLAIN login" => plain_login,
+    "roster" => roster,
+    "presence" => presence,
+    "messages both ways" => messages,
+    "60-kB stanza" => large_stanza,
+    "unicode" => unicode,
+    "stream management: enable" => stream_management,
+    "stream management: resume" => resumption,
+    "clean close" => clean_close,
+    "wrong password" => wrong_password,
+    "unknown host" => unknown_host,
+    "server killed mid-session" => server_killed,
+    "client socket cut" => client_cut,
+}
+
+/// A cell's surroundings.
+#[derive(Clone)]
+struct Place {
+    transport: Transport,
+    kind: Kind,
+    direct: bool,
+}
+
+impl Place {
+    fn column(&self) -> String {
+        format!("{}/{}", self.transport.name(), self.kind.name())
+    }
+
+    /// Why this cell cannot be run, if so.
+    fn missing(&self) -> Option<String> {
+        if self.direct && self.transport == Transport::WsLegacy {
+            return Some("the servers' own endpoints have no legacy framing".to_owned());
+        }
+        self.kind.missing()
+    }
+
+    /// The shared server and where clients of this column connect to reach it.
+    fn shared(&self) -> Result<(Arc<Server>, Endpoint)> {
+        static GATEWAYS: [OnceLock<Result<Gateway, String>>; 2] = [const { OnceLock::new() }; 2];
+        let server = Server::shared(self.kind)?;
+        if self.direct {
+            let url = server.websocket_url();
+            return Ok((server, self.endpoint(url)));
+        }
+        let gateway = GATEWAYS[self.kind as usize]
+            .get_or_init(|| Gateway::in_front_of(&[&server]).map_err(|error| format!("{error:#}")));
+        let url = gateway.as_ref().map_err(|why| anyhow!("{why}"))?.ws_url();
+        Ok((server, self.endpoint(url)))
+    }
+
+    /// A server of this cell's own, and a gateway in front of it.
+    fn private(&self) -> Result<(Server, Option<Gateway>, Endpoint)> {
+        let server = Server::start(self.kind, &Settings::default())?;
+        if self.direct {
+            let url = server.websocket_url();
+            return Ok((server, None, self.endpoint(url)));
+        }
+        let gateway = Gateway::in_front_of(&[&server])?;
+        let url = gateway.ws_url();
+        Ok((server, Some(gateway), self.endpoint(url)))
+    }
+
+    fn endpoint(&self, url: String) -> Endpoint {
+        Endpoint { url, transport: self.transport }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let direct = std::env::var("BOSPHORUS_PARITY").is_ok_and(|value| value == "direct");
+    let places: Vec<Place> = Transport::ALL
+        .into_iter()
+        .flat_map(|transport| Kind::ALL.map(|kind| Place { transport, kind, direct }))
+        .collect();
+    let table = Arc::new(Table::new(
+        if direct { "scenario (servers' own endpoints)" } else { "scenario" },
+        SCENARIOS.iter().map(|(title, _)| (*title).to_owned()).collect(),
+        places.iter().map(Place::column).collect(),
+    ));
+    let mut trials = Vec::new();
+    for place in &places {
+        for (title, scenario) in SCENARIOS {
+            let (place, table) = (place.clone(), Arc::clone(&table));
+            let column = place.column();
+            let name = format!("{column}: {title}");
+            let missing = place.missing();
+            // A person who lacks a server sees `ignored`; in CI the cell fails and says why.
+            let skipped = missing.is_some() && (direct || !in_ci());
+            let run = move || {
+                let result = missing.map_or_else(|| scenario(place), |why| Err(anyhow!(why)));
+                table.set(title, &column, if result.is_ok() { Cell::Ok } else { Cell::Fail });
+                result.map_err(|error| Failed::from(format!("{error:#}")))
+            };
+            trials.push(Trial::test(name, run).with_ignored_flag(skipped));
+        }
+    }
+    trials.push(Trial::test("the client's SCRAM", || {
+        Ok(Scram::self_test().map_err(|e| format!("{e:#}"))?)
+    }));
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    for place in &places {
+        if let Some(why) = place.missing() {
+            SCENARIOS.iter().for_each(|(title, _)| table.set(title, &place.column(), Cell::Skip));
+            println!("skipped {}: {why}", place.column());
+        }
+    }
+    if !table.is_empty() {
+        println!("\n{table}\n");
+    }
+    conclusion.exit_code()
+}
+
+/// A client of a fresh account, logged in and available.
+async fn someone(server: &Server, endpoint: &Endpoint) -> Result<Client> {
+    Client::online(endpoint, &server.account()).await
+}
+
+/// RFC 7677, RFC 5802: both hashes, the server's signature checked; then the session is usable.
+async fn scram_login(place: Place) -> Result {
+    let (server, endpoint) = place.shared()?;
+    for mechanism in [Mechanism::ScramSha1, Mechanism::ScramSha256] {
+        let mut client = Client::login_with(&endpoint, &server.account(), mechanism).await?;
+        client.request("get", Some(server.domain()), &ping()).await?;
+    }
+    Ok(())
+}
+
+/// RFC 4616: the list of mechanisms arrives unedited (UP-19), and PLAIN works over loopback.
+async fn plain_login(place: Place) -> Result {
+    let (server, endpoint) = place.shared()?;
+    let mut client = Client::login_with(&endpoint, &server.account(), Mechanism::Plain).await?;
+    client.request("get", Some(server.domain()), &ping()).await?;
+    Ok(())
+}
+
+/// RFC 6121 §2: get, set, push to every resource that asked, remove.
+async fn roster(place: Place) -> Result {
+    let (server, endpoint) = place.shared()?;
+    let account = server.account();
+    let mut one = Client::online(&endpoint, &account).await?;
+    let mut two = Client::online(&endpoint, &account).await?;
+    let query = format!("<query xmlns=\"{}\"/>", ns::ROSTER);
+    for client in [&mut one, &mut two] {
+        let roster = client.request("get", None, &query).await?;
+        let items =
+            roster.get_child("query", ns::ROSTER).map_or(0, |query| query.children().count());
+        ensure!(items == 0, "a fresh roster has {items} items");
+    }
+    let contact = format!("contact@{}", server.domain());
+    let item = |inner: &str| format!("<query xmlns=\"{}\">{inner}</query>", ns::ROSTER);
+    let set = item(&format!(
+        "<item jid=\"{contact}\" name=\"Ünal &amp; Söhne\"><group>Boğaziçi</group></item>"
+    ));
+    one.request("set", None, &set).await?;
+    for client in [&mut one, &mut two] {
+        let push = client.expect("the roster push", is_push).await?;
+        let item = push.get_child("query", ns::ROSTER).and_then(|query| query.children().next());
+        let item = item.context("an empty push")?;
+        ensure!(item.attr("jid") == Some(&contact), "the wrong contact: {}", text_of(item));
+        ensure!(item.attr("name") == Some("Ünal & Söhne"), "the wrong name: {}", text_of(item));
+        let group = item.get_child("group", ns::ROSTER).map(minidom::Element::text);
+        ensure!(group.as_deref() == Some("Boğaziçi"), "the wrong group: {}", text_of(item));
+        let id = push.attr("id").context("a push without an id")?;
+        client.send(&format!("<iq xmlns=\"jabber:client\" type=\"result\" id=\"{id}\"/>")).await?;
+    }
+    let remove = item(&format!("<item jid=\"{contact}\" subscription=\"remove\"/>"));
+    two.request("set", None, &remove).await?;
+    one.expect("the push of the removal", is_push).await?;
+    let roster = one.request("get", None, &query).await?;
+    ensure!(!text_of(&roster).contains(&contact), "the contact is still there");
+    Ok(())
+}
+
+fn is_push(element: &minidom::Element) -> bool {
+    element.is("iq", ns::CLIENT)
+        && element.attr("type") == Some("set")
+        && element.has_child("query", ns::ROSTER)
+}
+
+/// RFC 6121 §3, §4: a mutual subscription, then presence and its end reach the other.
+async fn presence(place: Place) -> Result {
+    let (server, endpoint) = place.shared()?;
+    let mut alice = someone(&server, &endpoint).await?;
+    let mut bob = someone(&server, &endpoint).await?;
+    subscribe(&mut alice, &mut bob).await?;
+    subscribe(&mut bob, &mut alice).await?;
+    bob.send(
+        "<presence xmlns=\"jabber:client\"><show>dnd</show><status>boğazda</status></presence>",
+    )
+    .await?;
+    let busy = alice
+        .expect("bob's new presence", |element| {
+            is_presence(element, &bob.jid, None) && element.has_child("show", ns::CLIENT)
+        })
+        .await?;
+    let status = busy.get_child("status", ns::CLIENT).map(minidom::Element::text);
+    ensure!(status.as_deref() == Some("boğazda"), "the wrong status: {}", text_of(&busy));
+    let jid = bob.jid.clone();
+    let ending = bob.quit().await?;
+    ensure!(ending.closed, "the close was not answered: {ending:?}");
+    alice.expect("bob's end", |element| is_presence(element, &jid, Some("unavailable"))).await?;
+    Ok(())
+}
+
+/// `one` asks to see `other`, who agrees; `one` then sees `other`.
+async fn subscribe(one: &mut Client, other: &mut Client) -> Result {
+    let (one_jid, other_jid) = (bare(&one.jid).to_owned(), bare(&other.jid).to_owned());
+    let presence = |kind: &str, to: &str| {
+        format!("<presence xmlns=\"jabber:client\" type=\"{kind}\" to=\"{to}\"/>")
+    };
+    one.send(&presence("subscribe", &other_jid)).await?;
+    other
+        .expect("the request", |element| is_presence(element, &one_jid, Some("subscribe")))
+        .await?;
+    other.send(&presence("subscribed", &one_jid)).await?;
+    one.expect("the approval", |element| is_presence(element, &other_jid, Some("subscribed")))
+        .await?;
+    one.expect("the contact's presence", |element| is_presence(element, &other_jid, None)).await?;
+    Ok(())
+}
+
+/// RFC 6121 §5: single messages and bursts in both directions, each once and in order (UP-33), and
+/// an error for what cannot be delivered.
+async fn messages(place: Place) -> Result {
+    const BURST: usize = 100;
+    let (server, endpoint) = place.shared()?;
+    let mut alice = someone(&server, &endpoint).await?;
+    let mut bob = someone(&server, &endpoint).await?;
+    let (alice_jid, bob_jid) = (alice.jid.clone(), bob.jid.clone());
+    alice.message(&bob_jid, "merhaba").await?;
+    ensure!(bob.body().await? == "merhaba");
+    bob.message(&alice_jid, "<merhaba> & \"selam\" 'sana'").await?;
+    ensure!(alice.body().await? == "<merhaba> & \"selam\" 'sana'");
+    for number in 0..BURST {
+        alice.message(&bob_jid, &format!("a{number}")).await?;
+        bob.message(&alice_jid, &format!("b{number}")).await?;
+    }
+    for number in 0..BURST {
+        let (to_bob, to_alice) = (bob.body().await?, alice.body().await?);
+        ensure!(to_bob == format!("a{number}"), "{to_bob} instead of a{number}");
+        ensure!(to_alice == format!("b{number}"), "{to_alice} instead of b{number}");
+    }
+    let nobody = format!("nobody@{}/nowhere", server.domain());
+    let refused = alice.request_any("get", Some(&nobody), &ping()).await?;
+    ensure!(refused.attr("type") == Some("error"), "no error: {}", text_of(&refused));
+    Ok(())
+}
+
+/// Both directions; the body arrives to the byte.
+async fn large_stanza(place: Place) -> Result {
+    let (server, endpoint) = place.shared()?;
+    let mut alice = someone(&server, &endpoint).await?;
+    let mut bob = someone(&server, &endpoint).await?;
+    let body = mixed_text(60 * 1024);
+    let (alice_jid, bob_jid) = (alice.jid.clone(), bob.jid.clone());
+    alice.message(&bob_jid, &body).await?;
+    ensure!(bob.body().await? == body, "alice's 60 kB arrived changed");
+    bob.message(&alice_jid, &body).await?;
+    ensure!(alice.body().await? == body, "bob's 60 kB arrived changed");
+    // The same as many small elements and attributes, which a scanner sees differently.
+    let items: String = (0..1500)
+        .map(|number| format!("<item xmlns=\"urn:example:big\" n=\"{number}\">x&amp;y</item>"))
+        .collect();
+    alice
+        .send(&format!(
+            "<message xmlns=\"jabber:client\" to=\"{bob_jid}\" id=\"many\">{items}</message>"
+        ))
+        .await?;
+    let many = bob
+        .expect("the message of many elements", |element| element.attr("id") == Some("many"))
+        .await?;
+    let count = many
+        .children()
+        .enumerate()
+        .filter(|(at, item)| {
+            item.is("item", "urn:example:big")
+                && item.attr("n") == Some(at.to_string().as_str())
+                && item.text() == "x&y"
+        })
+        .count();
+    ensure!(count == 1500, "only {count} of 1500 elements arrived as they were");
+    Ok(())
+}
+
+/// Text of about `length` bytes in which every length of UTF-8 and every escape occurs, at ever
+/// different offsets.
+fn mixed_text(length: usize) -> String {
+    let mut text = String::with_capacity(length + 64);
+    while text.len() < length {
+        text += &format!("{:x} <ğ> & 水 \"😀\" ]]&gt; 'é'\n", text.len());
+    }
+    text
+}
+
+/// RFC 6120 §11.6: everything XML allows, in text, in attributes, and however it is written.
+async fn unicode(place: Place) -> Result {
+    let (server, endpoint) = place.shared()?;
+    let mut alice = someone(&server, &endpoint).await?;
+    let mut bob = someone(&server, &endpoint).await?;
+    let cases = [
+        // as written, as read
+        ("😀𝄞𐍈\u{10FFFD}\u{1F468}\u{200D}\u{1F469}", "😀𝄞𐍈\u{10FFFD}\u{1F468}\u{200D}\u{1F469}"),
+        ("e\u{301} ñ n\u{303} Å \u{212B} \u{3099}", "e\u{301} ñ n\u{303} Å \u{212B} \u{3099}"),
+        ("\u{202E}שלום\u{202C} مرحبا \u{200F}", "\u{202E}שלום\u{202C} مرحبا \u{200F}"),
+        ("İıŞşĞğ ﬁ ẞ \u{00A0}\u{2028}", "İıŞşĞğ ﬁ ẞ \u{00A0}\u{2028}"),
+        ("<![CDATA[<b>&amp; ]] > ]]>&#x5D;]&gt;<![CDATA[]]>", "<b>&amp; ]] > ]]>"),
+        ("&#128512;&#x1F600;&#x9;&#10;&quot;&apos;&lt;&gt;&amp;", "😀😀\t\n\"'<>&"),
+        ("\u{FFFD}\u{E000}\u{D7FF}\u{85}\u{7F}", "\u{FFFD}\u{E000}\u{D7FF}\u{85}\u{7F}"),
+    ];
+    let bob_jid = bob.jid.clone();
+    for (written, read) in cases {
+        // Prosody writes a tab or a line feed in an attribute as it is, which the reader must take
+        // for a blank (XML 1.0 §3.3.3).
+        let value = read.replace(['\n', '\t'], "");
+        alice
+            .send(&format!(
+                "<message xmlns=\"jabber:client\" to=\"{bob_jid}\" type=\"chat\"><body>{written}</body>\
+                 <x xmlns=\"urn:example:ü\" värde=\"{}\"/></message>",
+                escape(&value),
+            ))
+            .await?;
+        let message = bob.expect("a message", |element| body_of(element).is_some()).await?;
+        let body = body_of(&message).context("a body was seen")?;
+        ensure!(body == read, "{written:?} arrived as {body:?}");
+        let attribute = message.get_child("x", "urn:example:ü").and_then(|x| x.attr("värde"));
+        ensure!(attribute == Some(&value), "the attribute {value:?} arrived as {attribute:?}");
+    }
+    Ok(())
+}
+
+/// XEP-0198 §4: both sides count the same (SM-01, SM-03).
+async fn stream_management(place: Place) -> Result {
+    let (server, endpoint) = place.shared()?;
+    let mut alice = someone(&server, &endpoint).await?;
+    let mut bob = someone(&server, &endpoint).await?;
+    bob.enable().await?;
+    let (alice_jid, bob_jid) = (alice.jid.clone(), bob.jid.clone());
+    for number in 0..5 {
+        alice.message(&bob_jid, &format!("to bob {number}")).await?;
+        bob.message(&alice_jid, &format!("to alice {number}")).await?;
+    }
+    for number in 0..5 {
+        ensure!(bob.body().await? == format!("to bob {number}"));
+        ensure!(alice.body().await? == format!("to alice {number}"));
+    }
+    let height = bob.request_acknowledgement().await?;
+    ensure!(height == 5, "bob sent 5 stanzas, the server counted {height}");
+    // The server's own request is answered with what bob has seen; a wrong count would end the
+    // stream (`undefined-condition`, handled-count-too-high).
+    bob.acknowledge().await?;
+    bob.request("get", Some(server.domain()), &ping()).await?;
+    let height = bob.request_acknowledgement().await?;
+    ensure!(height == 6, "bob sent 6 stanzas, the server counted {height}");
+    Ok(())
+}
+
+/// XEP-0198 §5 through a socket that was cut (SM-04, WS-37): what was not acknowledged comes again,
+/// what was sent meanwhile comes too, each once and in order, and the server's count is right.
+async fn resumption(place: Place) -> Result {
+    let (server, endpoint) = place.shared()?;
+    let account = server.account();
+    let mut alice = someone(&server, &endpoint).await?;
+    let mut bob = Client::online(&endpoint, &account).await?;
+    bob.enable().await?;
+    bob.answer_requests = false;
+    let (alice_jid, bob_jid) = (alice.jid.clone(), bob.jid.clone());
+    for number in 0..3 {
+        bob.message(&alice_jid, &format!("to alice {number}")).await?;
+        ensure!(alice.body().await? == format!("to alice {number}"));
+    }
+    for number in 0..4 {
+        alice.message(&bob_jid, &format!("to bob {number}")).await?;
+    }
+    // Bob handles two of the four before his network goes.
+    for number in 0..2 {
+        ensure!(bob.body().await? == format!("to bob {number}"));
+    }
+    let mut counters = bob.sm.clone().context("stream management is enabled")?;
+    ensure!(counters.handled == 2, "bob counted {} stanzas, not 2", counters.handled);
+    bob.cut()?;
+    for number in 4..6 {
+        alice.message(&bob_jid, &format!("to bob {number}")).await?;
+    }
+    let mut bob = Client::authenticated(&endpoint, &account, Mechanism::ScramSha1).await?;
+    let height = bob.resume(&counters, &bob_jid).await?;
+    ensure!(height == 3, "bob had sent 3 stanzas, the server's h is {height}");
+    for number in 2..6 {
+        let body = bob.body().await?;
+        ensure!(body == format!("to bob {number}"), "{body:?} instead of the message {number}");
+    }
+    // The resumed stream goes on counting where the old one stopped.
+    counters.sent += 1;
+    bob.message(&alice_jid, "back again").await?;
+    ensure!(alice.body().await? == "back again");
+    let height = bob.request_acknowledgement().await?;
+    ensure!(height == counters.sent, "h is {height}, not {}", counters.sent);
+    bob.acknowledge().await?;
+    bob.expect_none("a message came twice", |element| body_of(element).is_some()).await
+}
+
+/// WS-34, WS-35, WSL-08: a client's close is answered, and the socket closes with 1000.
+async fn clean_close(place: Place) -> Result {
+    let (server, endpoint) = place.shared()?;
+    let client = someone(&server, &endpoint).await?;
+    let ending = client.quit().await?;
+    ensure!(ending.closed, "the close was not answered: {ending:?}");
+    ensure!(place.direct || ending.code == Some(1000), "the close code is {:?}", ending.code);
+    Ok(())
+}
+
+/// RFC 6120 §6.4.6: the server's refusal arrives, and the stream is good for another try.
+async fn wrong_password(place: Place) -> Result {
+    let (server, endpoint) = place.shared()?;
+    let account = server.account();
+    for mechanism in [Mechanism::Plain, Mechanism::ScramSha1] {
+        let mut client = Client::connect(&endpoint).await?;
+        client.open(&account.domain).await?;
+        match client.authenticate(mechanism, &account.name, "wrong").await? {
+            Err(condition) if condition == "not-authorized" => {}
+            other => bail!("{other:?} instead of not-authorized"),
+        }
+        client
+            .authenticate(mechanism, &account.name, &account.password)
+            .await?
+            .map_err(|condition| anyhow!("the second attempt failed: {condition}"))?;
+        client.open(&account.domain).await?;
+        client.bind(Some("second")).await?;
+        ensure!(client.jid == format!("{}/second", account.jid()), "bound {}", client.jid);
+    }
+    Ok(())
+}
+
+/// WS-21, WS-31, WSL-09: header, `host-unknown`, close.
+async fn unknown_host(place: Place) -> Result {
+    let (_server, endpoint) = place.shared()?;
+    let mut client = Client::connect(&endpoint).await?;
+    client.send_open("unknown.test").await?;
+    if !place.direct && place.transport == Transport::Ws {
+        match client.event().await? {
+            Event::Open(open) => {
+                ensure!(open.attr("from") == Some("unknown.test"), "WS-31: {}", text_of(&open));
+                ensure!(open.attr("id").is_some_and(|id| !id.is_empty()), "WS-31: no id");
+            }
+            other => bail!("WS-31: {other} instead of <open/>"),
+        }
+    }
+    let ending = client.ending().await?;
+    ensure!(ending.condition.as_deref() == Some("host-unknown"), "{ending:?}");
+    ensure!(place.direct || ending.closed && ending.code == Some(1000), "{ending:?}");
+    Ok(())
+}
+
+/// ARCHITECTURE's faults: the stream is lost, the client hears `remote-connection-failed`, then a
+/// proper close; when the server is back, so is the service.
+async fn server_killed(place: Place) -> Result {
+    let (server, gateway, endpoint) = place.private()?;
+    let account = server.account();
+    let mut client = Client::online(&endpoint, &account).await?;
+    server.kill();
+    let ending = client.ending().await?;
+    if gateway.is_some() {
+        ensure!(ending.condition.as_deref() == Some("remote-connection-failed"), "{ending:?}");
+        ensure!(ending.closed && ending.code.is_some(), "{ending:?}");
+        // Nobody there: the same condition before a session.
+        let mut refused = Client::connect(&endpoint).await?;
+        refused.send_open(server.domain()).await?;
+        let ending = refused.ending().await?;
+        ensure!(ending.condition.as_deref() == Some("remote-connection-failed"), "{ending:?}");
+        ensure!(ending.closed && ending.code.is_some(), "{ending:?}");
+    }
+    server.restart()?;
+    Client::online(&endpoint, &account).await?;
+    Ok(())
+}
+
+/// WS-37: without stream management the server ends the session, and others see it; with it the
+/// session stays, and can be resumed.
+async fn client_cut(place: Place) -> Result {
+    let (server, endpoint) = place.shared()?;
+    let mut alice = someone(&server, &endpoint).await?;
+    let mut bob = someone(&server, &endpoint).await?;
+    subscribe(&mut alice, &mut bob).await?;
+    let jid = bob.jid.clone();
+    bob.cut()?;
+    alice.expect("bob's end", |element| is_presence(element, &jid, Some("unavailable"))).await?;
+
+    let account: Account = server.account();
+    let mut carol = Client::online(&endpoint, &account).await?;
+    subscribe(&mut alice, &mut carol).await?;
+    carol.enable().await?;
+    let (jid, counters) = (carol.jid.clone(), carol.sm.clone().context("enabled")?);
+    carol.cut()?;
+    let back = eventually("carol's session to be resumable", async || {
+        let mut again = Client::authenticated(&endpoint, &account, Mechanism::Plain).await.ok()?;
+        again.resume(&counters, &jid).await.ok().map(|_| again)
+    });
+    let mut carol = back.await?;
+    carol.request("get", Some(server.domain()), &ping()).await?;
+    alice
+        .expect_none("carol was seen leaving", |element| {
+            is_presence(element, &jid, Some("unavailable"))
+        })
+        .await
+}
+
+fn ping() -> String {
+    format!("<ping xmlns=\"{}\"/>", ns::PING)
+}
