@@ -11,9 +11,10 @@ use anyhow::{Context, bail, ensure};
 use common::client::{Client, Endpoint, Mechanism, Transport};
 use common::gateway::Gateway;
 use common::socket::{Received, Socket, frame, opcode};
-use common::{Result, block_on, eventually};
+use common::{PATIENCE, Result, block_on, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 
 const DOMAIN: &str = "limits.test";
@@ -37,7 +38,7 @@ fn a_client_that_never_reads_costs_no_more_than_the_bounds() -> Result {
         let gateway = gateway(&server, "")?;
         let client = login(&gateway).await?;
         let memory = Memory::before(&gateway)?;
-        server.begin.store(true, Ordering::SeqCst);
+        server.begin.notify_one();
         server.ended("the end of a session whose client takes nothing").await?;
         let written = server.bytes.load(Ordering::SeqCst);
         memory.report("client that never reads", &format!("server sent {} KiB", written / 1024))?;
@@ -239,7 +240,7 @@ enum After {
 /// A server that accepts any login.
 struct Fake {
     port: u16,
-    begin: Arc<AtomicBool>,
+    begin: Arc<Notify>,
     /// Bytes of the flood that were taken.
     bytes: Arc<AtomicU64>,
     gone: Arc<AtomicBool>,
@@ -278,7 +279,7 @@ impl Fake {
 async fn serve(
     mut stream: TcpStream,
     after: After,
-    begin: &AtomicBool,
+    begin: &Notify,
     bytes: &AtomicU64,
 ) -> Result<bool> {
     let mut read = Vec::new();
@@ -297,8 +298,7 @@ async fn serve(
     stream.write_all(format!("<iq type='result' id='{id}'>{bind}</iq>").as_bytes()).await?;
 
     if after == After::Flood {
-        eventually("the flood to be wanted", async || begin.load(Ordering::SeqCst).then_some(()))
-            .await?;
+        timeout(PATIENCE, begin.notified()).await?;
         let chunk = message().repeat(16);
         while bytes.load(Ordering::SeqCst) < FLOOD as u64 {
             // Ends with an error when the gateway gives the session up.
