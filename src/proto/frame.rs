@@ -10,9 +10,6 @@
 use std::mem;
 use std::ops::Range;
 
-#[cfg(test)]
-mod tests;
-
 /// What one client message may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct FrameLimits {
@@ -591,3 +588,6 @@ const HEAD_MAX: usize = 14;
 const CONTROL_MAX: usize = 125;
 /// Room for the header of a text frame of 126 to 65535 bytes, the common stanza.
 const TEXT_HEAD: usize = 4;
+
+#[cfg(test)]
+mod tests;

@@ -11,9 +11,6 @@ use base64::alphabet::STANDARD;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use sha1::{Digest as _, Sha1};
 
-#[cfg(test)]
-mod tests;
-
 /// What a deployment asks of an upgrade.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -354,3 +351,6 @@ const OTHER_ORIGIN: &str =
 const NO_PROTOCOL: &str = "This WebSocket request does not offer the subprotocol \"xmpp\" in its \
     Sec-WebSocket-Protocol header (RFC 7395).\n";
 const OVERLOAD: &str = "This server takes no further sessions at the moment; try again later.\n";
+
+#[cfg(test)]
+mod tests;
