@@ -1,5 +1,5 @@
-//! The clients: XMPP over WebSocket (RFC 7395) as a browser's library would speak it, in as few instructions as that
-//! takes.
+//! The clients: XMPP over WebSocket (RFC 7395) as a browser's library would speak it, in as few
+//! instructions as that takes.
 
 use std::collections::HashMap;
 use std::future::Future;
@@ -19,8 +19,9 @@ use tokio::task::JoinSet;
 /// The size of every message, as the client sees it.
 pub(crate) const STANZA_BYTES: usize = 250;
 
-/// Carries out the orders on standard input, one a line ([`super::process::Load`]), until it ends. Sessions are served
-/// only while an order runs: in between they are idle, and whatever arrives waits in their sockets.
+/// Carries out the orders on standard input, one a line ([`super::process::Load`]), until it ends.
+/// Sessions are served only while an order runs: in between they are idle, and whatever arrives
+/// waits in their sockets.
 pub(crate) fn run() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut groups = HashMap::new();

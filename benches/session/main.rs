@@ -1,4 +1,5 @@
-//! What a session costs: CPU a stanza and memory an idle session, over real sockets, beside a byte relay.
+//! What a session costs: CPU a stanza and memory an idle session, over real sockets, beside a byte
+//! relay.
 //!
 //! ```text
 //!                    ┌─ gateway ── c2s ───────┐
@@ -9,10 +10,11 @@
 //! executable with a role. The load sends both targets the same bytes. The relay copies them and understands nothing:
 //! it is the floor for anything that takes bytes from one socket to another in tokio.
 //!
-//! `cargo bench --bench session -- --help` tells the flags. `BOSPHORUS_BENCH_PEERS` names further targets:
-//! `name=command; name=command`. A command is run by `sh` and has to listen for `/xmpp-websocket` on
-//! `127.0.0.1:$LISTEN_PORT`, in front of a c2s server on `127.0.0.1:$C2S_PORT` that serves `bench.test`, or of a
-//! WebSocket server on `127.0.0.1:$WS_PORT`; what is measured is the process that the command ends in (`exec`).
+//! `cargo bench --bench session -- --help` tells the flags. `BOSPHORUS_BENCH_PEERS` names further
+//! targets: `name=command; name=command`. A command is run by `sh` and has to listen for
+//! `/xmpp-websocket` on `127.0.0.1:$LISTEN_PORT`, in front of a c2s server on `127.0.0.1:$C2S_PORT`
+//! that serves `bench.test`, or of a WebSocket server on `127.0.0.1:$WS_PORT`; what is measured is
+//! the process that the command ends in (`exec`).
 
 mod load;
 mod process;

@@ -1,4 +1,5 @@
-//! The processes of the benchmark: started with all the open files they may have, measured in `/proc`, killed on drop.
+//! The processes of the benchmark: started with all the open files they may have, measured in
+//! `/proc`, killed on drop.
 
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
@@ -97,7 +98,8 @@ impl Target {
         Ok(Memory { rss: field("Rss:")?, anonymous: field("Anonymous:")? })
     }
 
-    /// CPU time of all threads so far. The scheduler's own account, in nanoseconds; `stat` counts in 10 ms.
+    /// CPU time of all threads so far. The scheduler's own account, in nanoseconds; `stat` counts
+    /// in 10 ms.
     pub(crate) fn cpu(&self) -> anyhow::Result<Duration> {
         let mut sum = 0;
         for task in fs::read_dir(format!("/proc/{}/task", self.child.0.id()))? {
@@ -163,7 +165,8 @@ impl Role {
     }
 }
 
-/// The clients. Each order is carried out before it returns, in bounded time ([`super::load`] sees to that).
+/// The clients. Each order is carried out before it returns, in bounded time ([`super::load`] sees
+/// to that).
 pub(crate) struct Load(Role);
 
 impl Load {
@@ -181,8 +184,8 @@ impl Load {
         self.order(format!("open {group} {target} {sessions}"))
     }
 
-    /// Each session of the group sends `bursts` times `in_flight` stanzas and waits for their echoes; as many sessions
-    /// at a time as `concurrency` says.
+    /// Each session of the group sends `bursts` times `in_flight` stanzas and waits for their
+    /// echoes; as many sessions at a time as `concurrency` says.
     pub(crate) fn echo(
         &mut self,
         group: &str,

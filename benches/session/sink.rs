@@ -1,5 +1,5 @@
-//! The server: just enough XMPP for a login, then every message comes back. It speaks c2s for the gateway and
-//! WebSocket for the relay, and writes all echoes of one read at once.
+//! The server: just enough XMPP for a login, then every message comes back. It speaks c2s for the
+//! gateway and WebSocket for the relay, and writes all echoes of one read at once.
 
 use std::io;
 use std::io::Read as _;
@@ -65,7 +65,8 @@ async fn serve_c2s(mut stream: TcpStream) -> io::Result<()> {
     Ok(())
 }
 
-/// Answers the first thing in `input` and returns how many bytes it was; `None` if it is not all there.
+/// Answers the first thing in `input` and returns how many bytes it was; `None` if it is not all
+/// there.
 fn c2s_item(input: &[u8], stage: &mut Stage, out: &mut Vec<u8>, ended: &mut bool) -> Option<usize> {
     // An XML declaration, blanks.
     let start = memchr::memchr(b'<', input)?;
@@ -98,8 +99,8 @@ fn c2s_item(input: &[u8], stage: &mut Stage, out: &mut Vec<u8>, ended: &mut bool
         }
         Stage::Echoing => {
             let taken = through(b"</message>")?;
-            // As servers write stanzas, with their stream's default namespace. It is for the gateway to make them
-            // whole again (WS-15).
+            // As servers write stanzas, with their stream's default namespace. It is for the
+            // gateway to make them whole again (WS-15).
             let message = &input_here[..taken];
             match memmem::find(&message[..taken.min(200)], DEFAULT_NAMESPACE) {
                 Some(at) => {
