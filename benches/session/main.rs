@@ -6,9 +6,10 @@
 //! load (WebSocket) ──┤                        ├── sink (echoes every message)
 //!                    └─ relay ─── WebSocket ──┘
 //! ```
-//! Each box is a process of its own, so that what is read from `/proc` is the box's alone; all but the gateway are this
-//! executable with a role. The load sends both targets the same bytes. The relay copies them and understands nothing:
-//! it is the floor for anything that takes bytes from one socket to another in tokio.
+//! Each box is a process of its own, so that what is read from `/proc` is the box's alone; all but
+//! the gateway are this executable with a role. The load sends both targets the same bytes. The
+//! relay copies them and understands nothing: it is the floor for anything that takes bytes from one
+//! socket to another in tokio.
 //!
 //! `cargo bench --bench session -- --help` tells the flags. `BOSPHORUS_BENCH_PEERS` names further
 //! targets: `name=command; name=command`. A command is run by `sh` and has to listen for

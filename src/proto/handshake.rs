@@ -1,5 +1,5 @@
-//! The judgement of a WebSocket upgrade request (RFC 6455 §4.2, RFC 7395 §3.1) and the bytes of its
-//! answer.
+//! The judgement of a WebSocket upgrade request (RFC 6455 §4.2, RFC 7395 §3.1), and the
+//! bytes of its answer.
 //!
 //! A listener that carries sessions judges every upgrade here, outside the HTTP framework's routes,
 //! so the refusals are rendered here, too; each says in one sentence what is missing, since the one
