@@ -201,6 +201,11 @@ pub fn overload(retry_after: u32, origins: &Origins, origin: Option<&str>) -> An
     Answer::new(503, OVERLOAD, origins.cors(origin)).with("Retry-After", retry_after.to_string())
 }
 
+/// The answer where nothing is served.
+pub fn not_found() -> Answer {
+    Answer::new(404, NOT_FOUND, Vec::new())
+}
+
 /// What a request says that matters here.
 #[derive(Default)]
 struct Request {
@@ -339,6 +344,7 @@ const ALLOW_ORIGIN: &str = "Access-Control-Allow-Origin";
 /// RFC 6455 §1.3.
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
+const NOT_FOUND: &str = "Nothing is served here.\n";
 const PLAIN: &str =
     "This is an XMPP over WebSocket endpoint (RFC 7395): connect to it with an XMPP client.\n";
 const NOT_GET: &str = "A WebSocket is opened with GET.\n";
