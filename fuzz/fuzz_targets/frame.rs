@@ -1,5 +1,5 @@
-//! The frame reader on hostile input: it judges alike in any chunking, hands out only what it may, and keeps no more
-//! than its limit.
+//! The frame reader on hostile input: it judges alike in any chunking, hands out only what it may,
+//! and keeps no more than its limit.
 //!
 //! Input: one byte that sets the sizes of the pieces, then the bytes of a connection.
 #![no_main]

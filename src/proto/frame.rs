@@ -1,17 +1,17 @@
-//! WebSocket frames (RFC 6455 §5), the server's side: reading masked client frames and writing unmasked ones.
+//! WebSocket frames (RFC 6455 §5), the server's side: reading masked client frames and writing
+//! unmasked ones.
 //!
-//! The reader is given whatever bytes arrived and hands back whole messages and control frames. A message that lies in
-//! the given bytes in one frame is unmasked and judged where it is; anything else is kept, and only its payload, and
-//! never more of it than the limit: what is too long is refused from the header that announces it. Between messages the
-//! reader owns no heap, since most sessions are idle most of the time.
+//! The reader is given whatever bytes arrived and hands back whole messages and control frames. A
+//! message that lies in the given bytes in one frame is unmasked and judged where it is; anything
+//! else is kept, and only its payload, and never more of it than the limit: what is too long is
+//! refused from the header that announces it. Between messages the reader owns no heap, since most
+//! sessions are idle most of the time.
 //!
-//! Not here: the upgrade ([`super::handshake`]), XML, time limits (the caller watches [`FrameReader::is_mid_message`]).
+//! Not here: the upgrade ([`super::handshake`]), XML, time limits (the caller watches
+//! [`FrameReader::is_mid_message`]).
 
 use std::mem;
 use std::ops::Range;
-
-#[cfg(test)]
-mod tests;
 
 /// What one client message may cost.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,7 +78,8 @@ impl FrameError {
 #[derive(Debug)]
 pub struct FrameReader {
     limits: FrameLimits,
-    /// Unmasked payload: first that of the message under way, then that of a control frame under way.
+    /// Unmasked payload: first that of the message under way, then that of a control frame under
+    /// way.
     held: Vec<u8>,
     /// How many bytes at the start of `held` are known to be UTF-8.
     checked: usize,
@@ -133,10 +134,12 @@ impl FrameReader {
         }
     }
 
-    /// The next event in `input`, which is advanced past what was read; `None` when all of it was read and more is
-    /// needed. Payload is unmasked in place, so `input` is scratch space afterwards.
+    /// The next event in `input`, which is advanced past what was read; `None` when all of it was
+    /// read and more is needed. Payload is unmasked in place, so `input` is scratch space
+    /// afterwards.
     ///
-    /// Call it until it returns `None`: that last call is also what gives a delivered message's memory back.
+    /// Call it until it returns `None`: that last call is also what gives a delivered message's
+    /// memory back.
     ///
     /// # Errors
     /// [`FrameError`], with its Close code; nothing of a refused message was or will be handed out.
@@ -164,10 +167,12 @@ impl FrameReader {
         self.held.capacity()
     }
 
-    /// Whether the client owes the rest of something it began: a frame, or a message whose last fragment has not come.
+    /// Whether the client owes the rest of something it began: a frame, or a message whose last
+    /// fragment has not come.
     ///
-    /// SEC-18: a message must be complete within its time from the first fragment on. The caller's clock starts when
-    /// this becomes true and starts anew with each [`FrameEvent::Text`]; control frames in between do not stop it.
+    /// SEC-18: a message must be complete within its time from the first fragment on. The caller's
+    /// clock starts when this becomes true and starts anew with each [`FrameEvent::Text`]; control
+    /// frames in between do not stop it.
     pub fn is_mid_message(&self) -> bool {
         match self.state {
             State::Payload => true,
@@ -243,7 +248,8 @@ impl FrameReader {
             take(input, header.size);
             return Ok(Some(header));
         }
-        // Byte by byte, so that a header is judged as early, and in the same order, in any chunking.
+        // Byte by byte, so that a header is judged as early, and in the same order, in any
+        // chunking.
         while !input.is_empty() {
             self.head[usize::from(self.head_len)] = take(input, 1)[0];
             self.head_len += 1;
@@ -255,7 +261,8 @@ impl FrameReader {
         Ok(None)
     }
 
-    /// Judges a frame by its header, before any of its payload is kept, and returns the payload's length.
+    /// Judges a frame by its header, before any of its payload is kept, and returns the payload's
+    /// length.
     fn admit(&self, header: &Header) -> Result<usize, FrameError> {
         match header.opcode {
             Opcode::Text if self.in_message => {
@@ -285,8 +292,8 @@ impl FrameReader {
             return;
         }
         let old = self.held.len();
-        // Doubling, so that many small fragments are not copied over and over, but never beyond what may come: the limit
-        // bounds the capacity, too, and a header alone reserves nothing.
+        // Doubling, so that many small fragments are not copied over and over, but never beyond
+        // what may come: the limit bounds the capacity, too, and a header alone reserves nothing.
         let whole = self.fin && self.fragments <= 1 || self.opcode.is_control();
         let bound = if whole { old + self.missing } else { self.limits.message_bytes };
         if old + here > self.held.capacity() {
@@ -394,7 +401,8 @@ fn judge_close(payload: &[u8]) -> Result<(), FrameError> {
             Err(FrameError::Protocol("a close frame of one byte"))
         };
     };
-    // RFC 6455 §7.4: 1004 is reserved, 1005, 1006 and 1015 never travel; 1012 to 1014 came by registration.
+    // RFC 6455 §7.4: 1004 is reserved, 1005, 1006 and 1015 never travel; 1012 to 1014 came by
+    // registration.
     match u16::from_be_bytes([*high, *low]) {
         1000..=1003 | 1007..=1014 | 3000..=4999 => {}
         _ => return Err(FrameError::Protocol("a close code that may not be sent")),
@@ -432,8 +440,8 @@ struct Header {
 }
 
 impl Header {
-    /// The header that `bytes` begin with, `None` if they end inside it. It is judged as soon as its first two bytes are
-    /// there, so that nonsense is not waited for.
+    /// The header that `bytes` begin with, `None` if they end inside it. It is judged as soon as
+    /// its first two bytes are there, so that nonsense is not waited for.
     fn parse(bytes: &[u8]) -> Result<Option<Self>, FrameError> {
         let [first, second, rest @ ..] = bytes else {
             return Ok(None);
@@ -518,13 +526,14 @@ pub fn begin_text(out: &mut Vec<u8>) -> Mark {
     mark
 }
 
-/// Ends the text frame begun at `mark`, which must be the last one begun. The payload must be whole, valid UTF-8.
-/// Nothing written means nothing sent (WS-14: no message is empty).
+/// Ends the text frame begun at `mark`, which must be the last one begun. The payload must be
+/// whole, valid UTF-8. Nothing written means nothing sent (WS-14: no message is empty).
 pub fn end_text(out: &mut Vec<u8>, mark: Mark) {
     let start = mark.0;
     let payload = start + TEXT_HEAD;
     let length = out.len() - payload;
-    // The payload lies behind room for the middle-sized header; it moves if it got the small or the big one.
+    // The payload lies behind room for the middle-sized header; it moves if it got the small or the
+    // big one.
     match length {
         0 => out.truncate(start),
         1..=CONTROL_MAX => {
@@ -550,14 +559,14 @@ pub fn ping(out: &mut Vec<u8>, payload: &[u8]) {
     control(out, PING, payload);
 }
 
-/// Appends a pong, which answers a ping with its own bytes (WS-41). `payload` is at most 125 bytes; what is over is
-/// left out.
+/// Appends a pong, which answers a ping with its own bytes (WS-41). `payload` is at most 125 bytes;
+/// what is over is left out.
 pub fn pong(out: &mut Vec<u8>, payload: &[u8]) {
     control(out, PONG, payload);
 }
 
-/// Appends a Close with `code` and a `reason`, which is cut to the 123 bytes there is room for. The code 1005 means "no
-/// code" and never travels: it gives an empty Close.
+/// Appends a Close with `code` and a `reason`, which is cut to the 123 bytes there is room for. The
+/// code 1005 means "no code" and never travels: it gives an empty Close.
 pub fn close(out: &mut Vec<u8>, code: u16, reason: &str) {
     if code == 1005 {
         return control(out, CLOSE, &[]);
@@ -587,7 +596,11 @@ const PONG: u8 = 10;
 
 /// The longest client header: two bytes, a 64-bit length, a mask.
 const HEAD_MAX: usize = 14;
-/// The longest payload of a control frame (RFC 6455 §5.5), and the longest that a two-byte header can tell.
+/// The longest payload of a control frame (RFC 6455 §5.5), and the longest that a two-byte header
+/// can tell.
 const CONTROL_MAX: usize = 125;
 /// Room for the header of a text frame of 126 to 65535 bytes, the common stanza.
 const TEXT_HEAD: usize = 4;
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,10 @@
-//! The judgement of a WebSocket upgrade request (RFC 6455 §4.2, RFC 7395 §3.1) and the bytes of its answer.
+//! The judgement of a WebSocket upgrade request (RFC 6455 §4.2, RFC 7395 §3.1), and the
+//! bytes of its answer.
 //!
-//! A listener that carries sessions judges every upgrade here, outside the HTTP framework's routes, so the refusals are
-//! rendered here, too; each says in one sentence what is missing, since the one who reads it is mostly setting up a
-//! reverse proxy. Not here: paths, admission limits, whose address it is.
+//! A listener that carries sessions judges every upgrade here, outside the HTTP framework's routes,
+//! so the refusals are rendered here, too; each says in one sentence what is missing, since the one
+//! who reads it is mostly setting up a reverse proxy. Not here: paths, admission limits, whose
+//! address it is.
 
 use std::fmt::Write as _;
 
@@ -10,9 +12,6 @@ use base64::Engine as _;
 use base64::alphabet::STANDARD;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use sha1::{Digest as _, Sha1};
-
-#[cfg(test)]
-mod tests;
 
 /// What a deployment asks of an upgrade.
 #[derive(Debug, Clone)]
@@ -35,8 +34,8 @@ pub enum Origins {
 }
 
 impl Origins {
-    /// Whether `origin`, an `Origin` header's value, is served: scheme, host and port exactly, letter case aside, with a
-    /// scheme's default port the same as none.
+    /// Whether `origin`, an `Origin` header's value, is served: scheme, host and port exactly,
+    /// letter case aside, with a scheme's default port the same as none.
     pub fn allows(&self, origin: &str) -> bool {
         match self {
             Self::Any => true,
@@ -46,7 +45,8 @@ impl Origins {
         }
     }
 
-    /// The CORS headers of an answer to a request from `origin`, which `GET`s from a page need to see it (WS-05, SEC-02).
+    /// The CORS headers of an answer to a request from `origin`, which `GET`s from a page need to
+    /// see it (WS-05, SEC-02).
     pub fn cors(&self, origin: Option<&str>) -> Vec<(&'static str, String)> {
         match (self, origin) {
             (Self::Any, _) => vec![(ALLOW_ORIGIN, "*".to_owned())],
@@ -111,12 +111,14 @@ impl Answer {
         self
     }
 
-    /// The answer as an HTTP/1.1 message, after which the connection is closed. The answer to a `HEAD` has no body.
+    /// The answer as an HTTP/1.1 message, after which the connection is closed. The answer to a
+    /// `HEAD` has no body.
     pub fn to_http1(&self, head_only: bool) -> Vec<u8> {
         let mut out = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
         let mut connection = "close";
         for (name, value) in &self.headers {
-            // Values echo the request at most in `Access-Control-Allow-Origin`, and only if listed: no line breaks.
+            // Values echo the request at most in `Access-Control-Allow-Origin`, and only if listed:
+            // no line breaks.
             let _ = write!(out, "{name}: {value}\r\n");
             if *name == "Upgrade" {
                 // RFC 9110 §7.8: whoever sends `Upgrade` names it in `Connection`.
@@ -132,8 +134,8 @@ impl Answer {
     }
 }
 
-/// Judges a request for the WebSocket's path. `headers` are all of the request's, names in any letter case, a repeated
-/// one as often as it came.
+/// Judges a request for the WebSocket's path. `headers` are all of the request's, names in any
+/// letter case, a repeated one as often as it came.
 pub fn judge<'a>(
     method: &str,
     version: Version,
@@ -181,7 +183,8 @@ pub fn judge<'a>(
     Verdict::Accept { accept_key: accept_key.clone(), protocol: request.protocol }
 }
 
-/// The bytes of the 101 answer to an accepted request (WS-01, WS-02). No extension is negotiated (WS-07).
+/// The bytes of the 101 answer to an accepted request (WS-01, WS-02). No extension is negotiated
+/// (WS-07).
 pub fn switching_protocols(accept_key: &str, protocol: bool) -> Vec<u8> {
     let protocol = if protocol { "Sec-WebSocket-Protocol: xmpp\r\n" } else { "" };
     format!(
@@ -191,8 +194,9 @@ pub fn switching_protocols(accept_key: &str, protocol: bool) -> Vec<u8> {
     .into_bytes()
 }
 
-/// The refusal of a request that is one too many (SEC-16): always 503, since clients give up for good on a 429.
-/// `retry_after` is in seconds, already jittered by the caller; `origin` is the request's, if it named one.
+/// The refusal of a request that is one too many (SEC-16): always 503, since clients give up for
+/// good on a 429. `retry_after` is in seconds, already jittered by the caller; `origin` is the
+/// request's, if it named one.
 pub fn overload(retry_after: u32, origins: &Origins, origin: Option<&str>) -> Answer {
     Answer::new(503, OVERLOAD, origins.cors(origin)).with("Retry-After", retry_after.to_string())
 }
@@ -207,7 +211,8 @@ pub fn not_found() -> Answer {
 struct Request {
     upgrade: bool,
     connection: bool,
-    /// Any `Sec-WebSocket-*` header, which reverse proxies pass on where they drop the hop-by-hop ones.
+    /// Any `Sec-WebSocket-*` header, which reverse proxies pass on where they drop the hop-by-hop
+    /// ones.
     websocket: bool,
     hixie: bool,
     /// Whether the version is 13.
@@ -298,9 +303,11 @@ fn has_token(value: &str, wanted: &str) -> bool {
     tokens(value).any(|token| token.eq_ignore_ascii_case(wanted))
 }
 
-/// RFC 6455 §4.2.2: the key as it was sent, with a fixed text, hashed. `None` if it is not 16 bytes in base64.
+/// RFC 6455 §4.2.2: the key as it was sent, with a fixed text, hashed. `None` if it is not 16 bytes
+/// in base64.
 fn accept_key(key: &str) -> Option<String> {
-    // Some clients draw the 22 characters rather than the 16 bytes, which leaves bits behind the last byte.
+    // Some clients draw the 22 characters rather than the 16 bytes, which leaves bits behind the
+    // last byte.
     let lenient = GeneralPurposeConfig::new().with_decode_allow_trailing_bits(true);
     let engine = GeneralPurpose::new(&STANDARD, lenient);
     if engine.decode(key).ok()?.len() != 16 {
@@ -360,3 +367,6 @@ const OTHER_ORIGIN: &str =
 const NO_PROTOCOL: &str = "This WebSocket request does not offer the subprotocol \"xmpp\" in its \
     Sec-WebSocket-Protocol header (RFC 7395).\n";
 const OVERLOAD: &str = "This server takes no further sessions at the moment; try again later.\n";
+
+#[cfg(test)]
+mod tests;

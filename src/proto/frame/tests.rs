@@ -46,7 +46,8 @@ impl From<FrameEvent<'_>> for Owned {
     }
 }
 
-/// All that a reader says of `bytes` when they come in pieces of the given sizes (the last one repeats).
+/// All that a reader says of `bytes` when they come in pieces of the given sizes (the last one
+/// repeats).
 fn read_with(
     reader: &mut FrameReader,
     bytes: &[u8],
@@ -366,7 +367,8 @@ fn an_unfinished_message_is_visible() {
     assert_eq!(said(&frame(0x80, b"d", KEY)), (1, false));
 }
 
-/// WS-44, SPIKE section 3: memory follows what arrived, never what was announced, and ends at the limit.
+/// WS-44, SPIKE section 3: memory follows what arrived, never what was announced, and ends at the
+/// limit.
 #[test]
 fn memory_is_bounded_by_what_arrived_and_by_the_limit() {
     let limits = FrameLimits { message_bytes: 100_000, fragments: 200_000 };
@@ -531,7 +533,8 @@ const WIDE: FrameLimits = FrameLimits { message_bytes: 5000, fragments: 20 };
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
-    /// WS-09: any chunking, any fragmentation, any control frames in between, any mask: the same messages.
+    /// WS-09: any chunking, any fragmentation, any control frames in between, any mask: the same
+    /// messages.
     #[test]
     fn what_is_sent_is_what_is_read(things in prop::collection::vec((sent(), key()), 0..8), pieces in pieces()) {
         let (mut bytes, mut events) = (Vec::new(), Vec::new());
@@ -545,7 +548,8 @@ proptest! {
         prop_assert_eq!(reader.held_bytes(), 0);
     }
 
-    /// WS-09, WS-44: damaged input is judged alike in any chunking, and never costs more than the limit.
+    /// WS-09, WS-44: damaged input is judged alike in any chunking, and never costs more than the
+    /// limit.
     #[test]
     fn damaged_input_is_judged_alike_in_any_chunking(
         things in prop::collection::vec((sent(), key()), 1..5),

@@ -190,7 +190,8 @@ fn what_a_proxy_dropped_is_named() {
     }
 }
 
-/// SEC-01: with a list, an Origin that is present must be on it, and a missing one passes unless required.
+/// SEC-01: with a list, an Origin that is present must be on it, and a missing one passes unless
+/// required.
 #[test]
 fn only_listed_origins_are_served() {
     let status = |origins: &[&'static str], settings: &Settings| {
