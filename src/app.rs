@@ -36,9 +36,9 @@ pub fn run(config: Config) -> anyhow::Result<()> {
 
 async fn serve(config: Config) -> anyhow::Result<()> {
     let metrics = Metrics::register().context("registering the metrics")?;
-    metrics.unverified_routes.set(unverified(&config));
     let connector = Connector::new(convert::upstream(&config))
         .context("preparing the connections to the XMPP servers")?;
+    metrics.unverified_routes.set(i64::try_from(connector.unverified_routes()).unwrap_or(i64::MAX));
     let sessions = Arc::new(Sessions::new(config.limits.sessions));
     let shared = Shared {
         metrics: Arc::clone(&metrics),
@@ -105,9 +105,10 @@ impl Running {
 }
 
 fn start_public(config: &Config, shared: &Shared, routes: &Routes) -> anyhow::Result<Running> {
-    let workers = config.listen.workers.unwrap_or_else(|| {
-        std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
-    });
+    let workers = config
+        .listen
+        .workers
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
     let mut builder = actix_server::Server::build()
         .workers(workers)
         .backlog(config.listen.backlog)
@@ -166,11 +167,12 @@ fn start_admin(
     let listener = bind(address, 128)?;
     info!(address = %listener.local_addr().unwrap_or(address), "admin listening");
     let admin = Admin { metrics, sessions };
-    let server = HttpServer::new(move || App::new().configure(http::admin::configure(admin.clone())))
-        .workers(1)
-        .disable_signals()
-        .listen(listener)?
-        .run();
+    let server =
+        HttpServer::new(move || App::new().configure(http::admin::configure(admin.clone())))
+            .workers(1)
+            .disable_signals()
+            .listen(listener)?
+            .run();
     let handle = server.handle();
     actix_rt::spawn(server);
     Ok(Running(handle))
@@ -190,11 +192,6 @@ fn bind(address: SocketAddr, backlog: u32) -> anyhow::Result<TcpListener> {
         Ok(socket.into())
     };
     open().with_context(|| format!("listening on {address}"))
-}
-
-fn unverified(config: &Config) -> i64 {
-    let routes = config.domains.values().chain(config.fallback.as_ref());
-    i64::try_from(routes.filter(|route| route.insecure).count()).unwrap_or(i64::MAX)
 }
 
 /// SIGTERM and SIGINT.
@@ -264,8 +261,7 @@ mod convert {
             whitespace_keepalive: config.upstream.whitespace_keepalive.unwrap_or_default(),
             stamp_lang: config.ws.stamp_lang,
             features: FeatureRules {
-                strip_channel_binding: config.sasl.channel_binding
-                    == config::ChannelBinding::Strip,
+                strip_channel_binding: config.sasl.channel_binding == config::ChannelBinding::Strip,
                 strip_external: false,
                 strip_sm: false,
             },
@@ -296,11 +292,7 @@ mod convert {
 
     pub(super) fn upstream(config: &Config) -> upstream::Settings {
         upstream::Settings {
-            routes: config
-                .domains
-                .iter()
-                .map(|(domain, to)| (domain.clone(), route(to)))
-                .collect(),
+            routes: config.domains.iter().map(|(domain, to)| (domain.clone(), route(to))).collect(),
             fallback: config.fallback.as_ref().map(route),
             dns: config.upstream.dns.clone(),
             allow_private: config.upstream.allow_private,
@@ -316,16 +308,12 @@ mod convert {
                 .servers
                 .iter()
                 .map(|server| match server {
-                    config::ServerAddress::Tcp { host, port } => upstream::Server::Tcp {
-                        host: host.clone(),
-                        port: *port,
-                        direct_tls: false,
-                    },
-                    config::ServerAddress::DirectTls { host, port } => upstream::Server::Tcp {
-                        host: host.clone(),
-                        port: *port,
-                        direct_tls: true,
-                    },
+                    config::ServerAddress::Tcp { host, port } => {
+                        upstream::Server::Tcp { host: host.clone(), port: *port, direct_tls: false }
+                    }
+                    config::ServerAddress::DirectTls { host, port } => {
+                        upstream::Server::Tcp { host: host.clone(), port: *port, direct_tls: true }
+                    }
                     config::ServerAddress::Unix(path) => upstream::Server::Unix(path.clone()),
                 })
                 .collect(),

@@ -72,16 +72,17 @@ impl Link {
                 return Ok(self.read.drain(..at + text.len()).collect());
             }
             let mut chunk = [0; 16 * 1024];
-            let n = timeout(PATIENCE, self.stream.read(&mut chunk))
-                .await
-                .with_context(|| format!("waited in vain for {text}; there is {:?}", self.read))??;
+            let n =
+                timeout(PATIENCE, self.stream.read(&mut chunk)).await.with_context(|| {
+                    format!("waited in vain for {text}; there is {:?}", self.read)
+                })??;
             ensure!(n > 0, "end of file while waiting for {text}; there is {:?}", self.read);
             self.read.push_str(std::str::from_utf8(&chunk[..n])?);
         }
     }
 
     /// What comes until the end of the connection.
-    async fn to_end(mut self) -> Result<String> {
+    async fn remainder(mut self) -> Result<String> {
         let mut rest = Vec::new();
         timeout(PATIENCE, self.stream.read_to_end(&mut rest))
             .await
@@ -105,7 +106,8 @@ async fn opened(gateway: &Gateway, peer: &Peer) -> Result<(Socket, Link)> {
 /// A session with a bound resource; `sm` says whether the server then enables stream management.
 async fn bound(gateway: &Gateway, peer: &Peer, sm: bool) -> Result<(Socket, Link)> {
     let (mut client, mut link) = opened(gateway, peer).await?;
-    let auth = "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGEAc2VjcmV0</auth>";
+    let auth =
+        "<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>AGEAc2VjcmV0</auth>";
     client.send_text(auth).await?;
     link.until("</auth>").await?;
     link.write(SUCCESS).await?;
@@ -158,8 +160,7 @@ fn the_upgrade_is_answered() -> Result {
             "Sec-WebSocket-Protocol: chat, xmpp\r\n",
             "Sec-WebSocket-Protocol: chat\r\nSec-WebSocket-Protocol: xmpp\r\n",
         ] {
-            let headers =
-                format!("{protocols}Sec-WebSocket-Extensions: permessage-deflate\r\n");
+            let headers = format!("{protocols}Sec-WebSocket-Extensions: permessage-deflate\r\n");
             let url = format!("{}?room=a&token=b", gateway.ws_url());
             let Ok(socket) = Socket::request(&url, &headers).await? else { bail!("refused") };
             let head = socket.head().to_lowercase();
@@ -215,7 +216,10 @@ fn plain_requests_are_answered() -> Result {
         };
         let answer = http(&gateway, &get("GET", "/xmpp-websocket?token=secret", "")).await?;
         ensure!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
-        ensure!(answer.to_lowercase().contains("\r\naccess-control-allow-origin: *\r\n"), "{answer}");
+        ensure!(
+            answer.to_lowercase().contains("\r\naccess-control-allow-origin: *\r\n"),
+            "{answer}"
+        );
         let answer = http(&gateway, &get("HEAD", "/ws/", "")).await?;
         ensure!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\n"), "{answer}");
         let answer = http(&gateway, &get("POST", "/ws", "Content-Length: 0\r\n")).await?;
@@ -235,8 +239,7 @@ fn plain_requests_are_answered() -> Result {
 fn origins_are_checked() -> Result {
     block_on(async {
         let peer = Peer::new().await?;
-        let toml =
-            format!("[ws]\nallowed_origins = [\"https://app.example\"]\n{}", peer.toml());
+        let toml = format!("[ws]\nallowed_origins = [\"https://app.example\"]\n{}", peer.toml());
         let gateway = Gateway::start(&toml)?;
         let protocol = "Sec-WebSocket-Protocol: xmpp\r\n";
         for (origin, fine) in [
@@ -268,14 +271,13 @@ fn every_session_has_its_own_connection() -> Result {
         }
         let (client, link) = sessions.remove(1);
         drop(client);
-        ensure!(link.to_end().await?.is_empty());
+        ensure!(link.remainder().await?.is_empty());
         for (client, link) in &mut sessions {
             client.send_text("<presence/>").await?;
             link.until("<presence/>").await?;
         }
         let open = "bosphorus_sessions{transport=\"websocket\"}";
-        eventually("two sessions", async || (gateway.metric(open).ok()? == 2.0).then_some(()))
-            .await
+        eventually("two sessions", async || (gateway.metric(open).ok()? == 2.0).then_some(())).await
     })
 }
 
@@ -337,7 +339,7 @@ fn a_cut_client_leaves_no_footer() -> Result {
         client.send_text("<message to='b@example.test'><body>last</body></message>").await?;
         client.send_raw(&[0x81, 0xfe, 0xff]).await?;
         client.shut_write().await?;
-        let rest = link.to_end().await?;
+        let rest = link.remainder().await?;
         ensure!(
             rest == "<message to='b@example.test'><body>last</body></message>",
             "upstream got {rest:?}"
@@ -357,12 +359,15 @@ fn an_oversized_stanza_is_a_clean_end() -> Result {
         let big = format!("<message><body>{}</body></message>", "x".repeat(300 * 1024));
         client.send_text(&big).await?;
         let error = expect(&mut client, "<stream:error ").await?;
-        ensure!(error.contains("<policy-violation ") && error.contains("stanza too big"), "{error}");
+        ensure!(
+            error.contains("<policy-violation ") && error.contains("stanza too big"),
+            "{error}"
+        );
         expect(&mut client, CLOSE).await?;
         expect_close(&mut client, 1009).await?;
         ensure!(matches!(client.receive().await?, Received::Lost(false)), "not a clean end");
         drop(client);
-        ensure!(link.to_end().await? == FOOTER);
+        ensure!(link.remainder().await? == FOOTER);
         Ok(())
     })
 }
@@ -379,7 +384,7 @@ fn a_clean_close_is_clean_on_both_sides() -> Result {
         link.write("<message><body>bye</body></message></stream:stream>").await?;
         expect(&mut client, "<message ").await?;
         expect(&mut client, CLOSE).await?;
-        ensure!(link.to_end().await?.is_empty(), "nothing follows the footer");
+        ensure!(link.remainder().await?.is_empty(), "nothing follows the footer");
         client.send_close(1000).await?;
         expect_close(&mut client, 1000).await?;
         let ended = "bosphorus_sessions_ended_total{blame=\"nobody\",reason=\"closed\",\
@@ -405,7 +410,7 @@ fn a_stream_error_of_the_server_ends_both() -> Result {
         ensure!(link.until(FOOTER).await? == FOOTER);
         link.write(FOOTER).await?;
         link.stream.shutdown().await?;
-        ensure!(link.to_end().await?.is_empty());
+        ensure!(link.remainder().await?.is_empty());
         Ok(())
     })
 }
@@ -418,8 +423,7 @@ fn the_log_keeps_secrets() -> Result {
         let toml = format!("[log]\nfilter = \"trace\"\nformat = \"json\"\n{}", peer.toml());
         let gateway = Gateway::start(&toml)?;
         let url = format!("{}?token=t0kens3cret", gateway.ws_url());
-        let Ok(mut client) =
-            Socket::request(&url, "Sec-WebSocket-Protocol: xmpp\r\n").await?
+        let Ok(mut client) = Socket::request(&url, "Sec-WebSocket-Protocol: xmpp\r\n").await?
         else {
             bail!("refused")
         };
@@ -436,7 +440,9 @@ fn the_log_keeps_secrets() -> Result {
         link.write("<challenge xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>Y2hhbGxlbmdl</challenge>")
             .await?;
         expect(&mut client, "<challenge ").await?;
-        client.send_text("<response xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>cmVzcG9u</response>").await?;
+        client
+            .send_text("<response xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>cmVzcG9u</response>")
+            .await?;
         link.until("</response>").await?;
         link.write(SUCCESS).await?;
         expect(&mut client, "<success ").await?;
@@ -456,9 +462,7 @@ fn the_log_keeps_secrets() -> Result {
         })
         .await?;
         let log = gateway.log();
-        for secret in
-            ["AGFsaWNl", "Y2hhbGxl", "cmVzcG9u", "t0kens3cret", "payl0ad", "password"]
-        {
+        for secret in ["AGFsaWNl", "Y2hhbGxl", "cmVzcG9u", "t0kens3cret", "payl0ad", "password"] {
             ensure!(!log.contains(secret), "{secret} is in the log:\n{log}");
         }
         Ok(())
@@ -477,7 +481,7 @@ fn sigterm_drains() -> Result {
         let (mut plain, mut plain_link) = bound(&gateway, &peer, false).await?;
         gateway.signal("TERM")?;
         expect_close(&mut managed, 1001).await?;
-        ensure!(managed_link.to_end().await?.is_empty(), "no stream end where SM is on");
+        ensure!(managed_link.remainder().await?.is_empty(), "no stream end where SM is on");
         let error = expect(&mut plain, "<stream:error ").await?;
         ensure!(error.contains("<system-shutdown "), "{error}");
         expect(&mut plain, CLOSE).await?;
@@ -547,8 +551,9 @@ fn metrics_count_what_passed() -> Result {
         let peer = Peer::new().await?;
         let gateway = Gateway::start(&peer.toml())?;
         let (mut client, mut link) = bound(&gateway, &peer, false).await?;
-        let before = gateway
-            .metric("bosphorus_payload_bytes_total{direction=\"to_server\",transport=\"websocket\"}")?;
+        let before = gateway.metric(
+            "bosphorus_payload_bytes_total{direction=\"to_server\",transport=\"websocket\"}",
+        )?;
         let stanza = "<message to='b@example.test'><body>x</body></message>";
         for _ in 0..7 {
             client.send_text(stanza).await?;
@@ -567,8 +572,9 @@ fn metrics_count_what_passed() -> Result {
         ensure!(count("to_server", "message")? == 7.0);
         ensure!(count("to_client", "presence")? == 2.0);
         ensure!(count("to_client", "iq")? == 2.0, "the bind result and the request");
-        let after = gateway
-            .metric("bosphorus_payload_bytes_total{direction=\"to_server\",transport=\"websocket\"}")?;
+        let after = gateway.metric(
+            "bosphorus_payload_bytes_total{direction=\"to_server\",transport=\"websocket\"}",
+        )?;
         ensure!(after - before == 7.0 * stanza.len() as f64, "{before} {after}");
         ensure!(gateway.metric("bosphorus_sessions_opened_total{transport=\"websocket\"}")? == 1.0);
         Ok(())
@@ -605,7 +611,7 @@ fn a_silent_client_is_dropped() -> Result {
         let gateway = Gateway::start(&toml)?;
         let (mut client, link) = bound(&gateway, &peer, false).await?;
         client.answer_pings = false;
-        ensure!(link.to_end().await?.is_empty());
+        ensure!(link.remainder().await?.is_empty());
         drop(client);
         Ok(())
     })
@@ -640,7 +646,7 @@ fn cut_logins_leave_nothing() -> Result {
                 links.push(tokio::spawn(async move {
                     let _ = link.until("version='1.0'>").await;
                     let _ = link.write(&format!("{HEADER}{FEATURES}")).await;
-                    link.to_end().await
+                    link.remainder().await
                 }));
             }
         });

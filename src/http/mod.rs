@@ -75,8 +75,7 @@ pub fn configure(routes: Rc<Routes>) -> impl FnOnce(&mut web::ServiceConfig) {
 }
 
 fn plain(routes: &Routes, request: &HttpRequest) -> HttpResponse {
-    let headers =
-        request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let version = version(request.version());
     match routes.judge(request.path(), request.method().as_str(), version, headers) {
         Judged::NotFound(answer)
@@ -89,8 +88,7 @@ fn plain(routes: &Routes, request: &HttpRequest) -> HttpResponse {
 }
 
 fn respond(answer: &Answer) -> HttpResponse {
-    let status =
-        StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
     let mut response = HttpResponse::build(status);
     for (name, value) in &answer.headers {
         if let (Ok(name), Ok(value)) =

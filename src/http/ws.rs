@@ -95,7 +95,11 @@ impl Hook {
             }
             Judged::WebSocket(Verdict::Plain(answer)) => answer,
         };
-        debug!(peer = peer.map(tracing::field::display), status = refusal.status, "upgrade_refused");
+        debug!(
+            peer = peer.map(tracing::field::display),
+            status = refusal.status,
+            "upgrade_refused"
+        );
         // Off the dispatcher's connection limit, and never longer than the patience.
         actix_rt::spawn(tokio::time::timeout(REFUSAL_PATIENCE, refuse(socket, refusal, head_only)));
         Ok(())
@@ -144,4 +148,3 @@ async fn refuse(mut socket: TcpStream, answer: Answer, head_only: bool) -> io::R
     }
     Ok(())
 }
-

@@ -67,7 +67,6 @@ impl Upgrade {
     }
 }
 
-
 const KINDS: [&str; 4] = ["message", "presence", "iq", "nonza"];
 
 /// The children of one transport and one direction.

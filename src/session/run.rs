@@ -203,9 +203,7 @@ impl Run {
         }
         if !self.machine.wants_client() {
             // While the upstream is opened the client may leave or hurry; the latter is bounded.
-            if self.held_client.len() >= READ_CHUNK
-                || self.machine.client() != ClientSide::Open
-            {
+            if self.held_client.len() >= READ_CHUNK || self.machine.client() != ClientSide::Open {
                 return false;
             }
             return match read_some(client, &mut buffers.read, cx) {

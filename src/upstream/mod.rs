@@ -18,10 +18,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 pub use self::connect::Established;
-pub use crate::proto::c2s::OpenRequest;
 pub use self::fault::{Blame, ConnectFault, Reason};
 pub use self::io::Io;
 pub use self::tls::{CertificateFault, CertificateProblem, ClientCertificate, Trust};
+pub use crate::proto::c2s::OpenRequest;
 
 use self::resolve::{Reach, Resolver};
 use self::tls::Tls;

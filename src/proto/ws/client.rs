@@ -53,7 +53,8 @@ impl Core {
             ClientSide::Open => self.fail(fault, out, now),
             ClientSide::AwaitingClose(_) => {
                 frame::close(&mut out.client, fault.close_code(), "");
-                self.client = ClientSide::Closing { until: now + self.settings.close_grace, shut: true };
+                self.client =
+                    ClientSide::Closing { until: now + self.settings.close_grace, shut: true };
             }
             // The closing handshake is under way: the rest is thrown away.
             ClientSide::Closing { .. } | ClientSide::Finishing(_) | ClientSide::Gone => {}
@@ -197,11 +198,8 @@ impl Core {
             }
             Err(violation) => {
                 let legacy = settings.legacy_framing && looks_legacy(text);
-                self.framing = Some(if legacy {
-                    Framing::Legacy { closed: false }
-                } else {
-                    Framing::Rfc7395
-                });
+                self.framing =
+                    Some(if legacy { Framing::Legacy { closed: false } } else { Framing::Rfc7395 });
                 self.fail(violation.into(), out, now);
             }
         }
@@ -209,7 +207,12 @@ impl Core {
     }
 
     /// One message after the first; true if the server's reader has to start over.
-    pub(super) fn message(&mut self, message: xml::Message<'_>, out: &mut Out, now: Instant) -> bool {
+    pub(super) fn message(
+        &mut self,
+        message: xml::Message<'_>,
+        out: &mut Out,
+        now: Instant,
+    ) -> bool {
         let legacy = matches!(self.framing, Some(Framing::Legacy { .. }));
         match message {
             xml::Message::Blank | xml::Message::Declaration => out.tally.blank += 1,
@@ -227,7 +230,12 @@ impl Core {
     }
 
     /// One proven element of the client on a running stream.
-    pub(super) fn client_element(&mut self, element: &Element<'_>, out: &mut Out, now: Instant) -> bool {
+    pub(super) fn client_element(
+        &mut self,
+        element: &Element<'_>,
+        out: &mut Out,
+        now: Instant,
+    ) -> bool {
         let legacy = matches!(self.framing, Some(Framing::Legacy { .. }));
         let kind = element.kind();
         match kind {
@@ -340,7 +348,12 @@ impl Core {
         )
     }
 
-    pub(super) fn legacy_restart(&mut self, header: StreamHeader, out: &mut Out, now: Instant) -> bool {
+    pub(super) fn legacy_restart(
+        &mut self,
+        header: StreamHeader,
+        out: &mut Out,
+        now: Instant,
+    ) -> bool {
         self.framing = Some(Framing::Legacy { closed: header.closed });
         let restarted = self.restart_stream(
             header.to.as_deref(),
@@ -391,9 +404,8 @@ impl Core {
         if !matches!(element.local(), "auth" | "authenticate") {
             return;
         }
-        let plus = element
-            .attribute("mechanism")
-            .is_some_and(|mechanism| mechanism.ends_with("-PLUS"));
+        let plus =
+            element.attribute("mechanism").is_some_and(|mechanism| mechanism.ends_with("-PLUS"));
         let asks = |text: &str| text.starts_with("eSw") || text.starts_with("cD0");
         self.binding = if plus {
             Some(Binding::Plus)

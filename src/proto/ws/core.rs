@@ -79,11 +79,13 @@ pub(super) enum Binding {
 
 impl Core {
     pub(super) fn has_room_to_server(&self, out: &Out) -> bool {
-        out.server.len() < self.room() && out.tally.to_server.total() < self.settings.pending_stanzas
+        out.server.len() < self.room()
+            && out.tally.to_server.total() < self.settings.pending_stanzas
     }
 
     pub(super) fn has_room_to_client(&self, out: &Out) -> bool {
-        out.client.len() < self.room() && out.tally.to_client.total() < self.settings.pending_stanzas
+        out.client.len() < self.room()
+            && out.tally.to_client.total() < self.settings.pending_stanzas
     }
 
     pub(super) fn room(&self) -> usize {

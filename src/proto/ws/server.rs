@@ -7,11 +7,11 @@ use super::super::c2s;
 use super::super::fault::Fault;
 use super::super::frame;
 use super::super::item::{Element, Kind, StreamHeader};
-use super::super::seam::{self, Rewrite};
 use super::super::ns;
+use super::super::seam::{self, Rewrite};
+use super::Framing;
 use super::core::{Binding, Core, text};
 use super::session::{ClientSide, Out, ServerSide};
-use super::Framing;
 
 impl Core {
     pub(super) fn server_header(&mut self, header: &StreamHeader, out: &mut Out) {
@@ -120,9 +120,7 @@ impl Core {
             }
             (Kind::Iq, _) if !self.flags.bound => {
                 let is_result = element.attribute("type").as_deref() == Some("result");
-                if is_result
-                    && element.children().iter().any(|child| child.namespace == ns::BIND)
-                {
+                if is_result && element.children().iter().any(|child| child.namespace == ns::BIND) {
                     self.flags.bound = true;
                     // XEP-0078 and SASL-less servers never send a success.
                     self.flags.authenticated = true;
@@ -152,7 +150,6 @@ impl Core {
             }
         }
     }
-
 
     /// `</stream:stream>` of the server, or its end of file after ours.
     pub(super) fn server_closed(&mut self, out: &mut Out, now: Instant) {
@@ -193,7 +190,9 @@ impl Core {
 
 /// UP-30: puts the stream's language on the element that begins at `at`, behind its name.
 fn stamp_lang(out: &mut Vec<u8>, at: usize, lang: &str) {
-    let name = out[at..].iter().position(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b'/' | b'>'));
+    let name = out[at..]
+        .iter()
+        .position(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b'/' | b'>'));
     let Some(name) = name else { return };
     let mut attribute = b" xml:lang=\"".to_vec();
     seam::escape_attribute(lang, &mut attribute);

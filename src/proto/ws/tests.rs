@@ -205,9 +205,7 @@ impl Rig {
             assert_eq!(first & 0xf0, 0x80, "one whole frame a message");
             let (length, tail) = match second & 0x7f {
                 126 => (u16::from_be_bytes([tail[0], tail[1]]) as usize, &tail[2..]),
-                127 => {
-                    (u64::from_be_bytes(tail[..8].try_into().unwrap()) as usize, &tail[8..])
-                }
+                127 => (u64::from_be_bytes(tail[..8].try_into().unwrap()) as usize, &tail[8..]),
                 length => (length as usize, tail),
             };
             let (payload, tail) = tail.split_at(length);
@@ -395,16 +393,11 @@ fn messages_to_the_client_stand_alone() {
     rig.say(OPEN);
     rig.connect(&HEADER.replace("id='q7'", "id='q7' xmlns:x='urn:x'"));
     let got = rig.server("<message><x:y/></message>");
-    assert_eq!(
-        got,
-        [text("<message xmlns=\"jabber:client\" xmlns:x=\"urn:x\"><x:y/></message>")]
-    );
+    assert_eq!(got, [text("<message xmlns=\"jabber:client\" xmlns:x=\"urn:x\"><x:y/></message>")]);
     let got = rig.server("<message xmlns='jabber:client'><deep><x:y/></deep></message>");
     assert_eq!(
         got,
-        [text(
-            "<message xmlns:x=\"urn:x\" xmlns='jabber:client'><deep><x:y/></deep></message>"
-        )]
+        [text("<message xmlns:x=\"urn:x\" xmlns='jabber:client'><deep><x:y/></deep></message>")]
     );
 }
 
@@ -510,9 +503,8 @@ fn open_in_another_namespace_is_refused() {
 /// any lookup, and the error comes from the domain that was asked for.
 #[test]
 fn to_selects_the_domain() {
-    let open = |to: &str| {
-        format!("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' version='1.0'{to}/>")
-    };
+    let open =
+        |to: &str| format!("<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' version='1.0'{to}/>");
     let mut rig = Rig::new();
     rig.say(&open(" to='EXAMPLE.org'"));
     assert_eq!(rig.session.take_request().unwrap().domain.as_str(), "example.org");
@@ -523,8 +515,7 @@ fn to_selects_the_domain() {
         assert_eq!(got.len(), 4, "{got:?}");
         assert!(rig.session.take_request().is_none(), "{to}");
     }
-    let mut rig =
-        Rig::with(|settings| settings.default_domain = Domain::parse("example.org").ok());
+    let mut rig = Rig::with(|settings| settings.default_domain = Domain::parse("example.org").ok());
     rig.say(&open(""));
     assert!(rig.session.take_request().is_some());
 }
@@ -557,10 +548,7 @@ fn open_is_answered_once_with_the_servers_attributes() {
 fn open_and_close_are_byte_exact() {
     let mut rig = Rig::opened();
     let got = rig.server(FOOTER);
-    assert_eq!(
-        got[0],
-        text("<close xmlns=\"urn:ietf:params:xml:ns:xmpp-framing\" />")
-    );
+    assert_eq!(got[0], text("<close xmlns=\"urn:ietf:params:xml:ns:xmpp-framing\" />"));
 }
 
 /// WS-25, WS-28: a second `<open/>` where no restart is due.
@@ -892,8 +880,9 @@ fn tls_and_compression_of_a_client_are_refused() {
     assert_eq!(rig.upstream(), FOOTER);
 
     let mut rig = Rig::opened();
-    let got = rig
-        .say("<compress xmlns='http://jabber.org/protocol/compress'><method>zlib</method></compress>");
+    let got = rig.say(
+        "<compress xmlns='http://jabber.org/protocol/compress'><method>zlib</method></compress>",
+    );
     assert_eq!(
         got,
         [text(
