@@ -1,1 +1,67 @@
-//! Bosphorus: an XMPP connection manager for WebSocket and BOSH clients.
+//! Bosphorus: an XMPP connection manager.
+//!
+//! Web clients speak XMPP to it over WebSocket (RFC 7395, and the older draft-moffitt framing); it
+//! carries each session over one ordinary c2s TCP stream to an existing XMPP server, and counts
+//! what passes with the transport as a label. BOSH is to join as the second transport. The program
+//! is `bosphorus`; this library exists so that tests and benchmarks reach its parts.
+//!
+//! # The way of a byte
+//!
+//! ```text
+//!    browser (Strophe, Converse, …)                     ejabberd · Prosody · Openfire
+//!         │ WebSocket                                             ▲ one c2s TCP stream per session:
+//!         ▼                                                       ▼ plain · STARTTLS · direct TLS
+//!  ┌───────────────────────────────────────────────────────────────────────────────┐
+//!  │ http::ws   takes the socket                       upstream  finds, connects,  │ EDGES
+//!  │            out of actix                                     verifies, opens   │
+//!  ├─────────┬────────────────────────────────────────────────────────▲────────────┤
+//!  │         ▼    session::run: one task per session, polls both      ▼            │ SHELL
+//!  ├───────────────────────────────────────────────────────────────────────────────┤
+//!  │ proto::frame → proto::xml → proto::ws::session → proto::seam                  │ CORE
+//!  └───────────────────────────────────────────────────────────────────────────────┘
+//! ```
+//!
+//! A *session* is one client and its one c2s stream. To the server: [`proto::frame`] makes messages
+//! of bytes, [`proto::xml`] proves that a message is exactly one well-formed element,
+//! [`proto::ws::session`] decides what it means, [`proto::seam`] writes it. To the client the same
+//! backwards. Bytes are borrowed all the way: from the buffer they were read into to the buffer
+//! they are written from, both of which belong to the worker thread, not to the session.
+//!
+//! Read in this order: [`session::run`] (the loop), [`proto::ws::session`] (the machine),
+//! [`proto::xml`] (the judge), [`upstream`] (the way to the server), `tests/parity.rs` (what holds
+//! against every server).
+//!
+//! # Four promises
+//!
+//! 1. **The core is pure.** Nothing under [`proto`] does IO, reads a clock, draws randomness or
+//!    awaits. Time is an argument. `tests/house.rs` checks it.
+//! 2. **One task owns a session.** There is no shared session to lock. The WebSocket machine takes
+//!    bytes and gives bytes, so its task is a single future that polls two sockets: no channel, no
+//!    second task, no copy between them.
+//! 3. **Everything is bounded.** While bytes for one side wait for its socket, the other side is
+//!    not read. What a session may hold is one read chunk, one element, and what a chunk turns
+//!    into; each has a number in the configuration ([`config::Limits`]).
+//! 4. **The seam is thin.** What is rewritten is listed in [`proto::seam`]; all else passes byte
+//!    for byte, after it was proven. What cannot be proven does not pass.
+//!
+//! # Who may import whom
+//!
+//! Downward only: `main → cli → app → http → session → upstream → proto`. [`config`] and
+//! [`metrics`] are leaves that all but `proto` may import. `app` turns the configuration into plain
+//! numbers for each part.
+//!
+//! # Memory
+//!
+//! The idle session is the unit of cost. A connection that stays in actix's HTTP dispatcher keeps
+//! two 8-KiB buffers for life, so [`http::ws`] takes the socket out of it. Idle, a session is the
+//! machine, two sockets and a timer entry; buffers exist while something is incomplete, and
+//! negotiation with the server leaves nothing behind.
+
+pub mod app;
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod metrics;
+pub mod proto;
+pub mod session;
+pub mod upstream;

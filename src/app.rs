@@ -1,0 +1,341 @@
+//! Builds everything once, top to bottom; starts the servers; drains on a signal.
+
+use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use actix_http::{HttpService, KeepAlive, Request, h1};
+use actix_service::{fn_factory, fn_service, map_config};
+use actix_web::dev::AppConfig;
+use actix_web::{App, HttpServer};
+use anyhow::Context as _;
+use tokio::net::TcpStream;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::{info, warn};
+
+use crate::config::Config;
+use crate::http::admin::Admin;
+use crate::http::ws::Hook;
+use crate::http::{self, Routes};
+use crate::metrics::Metrics;
+use crate::proto::ws;
+use crate::session::worker::{Sessions, Shared, Worker};
+use crate::upstream::Connector;
+
+/// Runs the gateway until a signal has ended it. Returns once every session is over, or when
+/// `drain.timeout` has passed.
+///
+/// # Errors
+/// A listener that cannot be bound, certificates that cannot be loaded, a runtime that cannot be
+/// started. Configuration errors have been told before this is called.
+pub fn run(config: Config) -> anyhow::Result<()> {
+    actix_rt::System::new().block_on(serve(config))
+}
+
+async fn serve(config: Config) -> anyhow::Result<()> {
+    let metrics = Metrics::register().context("registering the metrics")?;
+    let connector = Connector::new(convert::upstream(&config))
+        .context("preparing the connections to the XMPP servers")?;
+    metrics.unverified_routes.set(i64::try_from(connector.unverified_routes()).unwrap_or(i64::MAX));
+    let sessions = Arc::new(Sessions::new(config.limits.sessions));
+    let shared = Shared {
+        metrics: Arc::clone(&metrics),
+        connector,
+        settings: Arc::new(convert::websocket(&config)),
+        stall_timeout: config.limits.stall_timeout,
+        sessions: Arc::clone(&sessions),
+    };
+    let routes = Routes::new(&config.ws.paths, convert::handshake(&config));
+
+    let mut signals = Signals::new().context("listening for signals")?;
+    let admin = match config.admin.address {
+        Some(address) => Some(start_admin(address, metrics, Arc::clone(&sessions))?),
+        None => None,
+    };
+    let public = start_public(&config, &shared, &routes)?;
+
+    let cause = signals.next().await;
+    info!(signal = cause, sessions = sessions.open(), "draining");
+    let handle = public.handle();
+    // The listeners stop accepting; what is in an accepted connection is refused by `admit`.
+    handle.pause().await;
+    sessions.drain();
+    let ended = tokio::select! {
+        ended = drained(&sessions, config.drain.timeout) => ended,
+        cause = signals.next() => {
+            warn!(signal = cause, "second signal: not waiting for the sessions");
+            false
+        }
+    };
+    if !ended {
+        warn!(sessions = sessions.open(), "sessions cut off at the end of drain.timeout");
+    }
+    handle.stop(false).await;
+    if let Some(admin) = admin {
+        admin.stop(false).await;
+    }
+    info!("stopped");
+    Ok(())
+}
+
+/// Waits until no session is left; false if `timeout` passed first.
+async fn drained(sessions: &Sessions, timeout: Duration) -> bool {
+    let all = async {
+        let mut tick = tokio::time::interval(Duration::from_millis(20));
+        while sessions.open() > 0 {
+            tick.tick().await;
+        }
+    };
+    tokio::time::timeout(timeout, all).await.is_ok()
+}
+
+/// A handle to a server that runs in the background.
+struct Running(actix_server::ServerHandle);
+
+impl Running {
+    fn handle(&self) -> actix_server::ServerHandle {
+        self.0.clone()
+    }
+
+    async fn stop(self, graceful: bool) {
+        self.0.stop(graceful).await;
+    }
+}
+
+fn start_public(config: &Config, shared: &Shared, routes: &Routes) -> anyhow::Result<Running> {
+    let workers = config
+        .listen
+        .workers
+        .unwrap_or_else(|| std::thread::available_parallelism().map_or(1, std::num::NonZero::get));
+    let mut builder = actix_server::Server::build()
+        .workers(workers)
+        .backlog(config.listen.backlog)
+        .max_concurrent_connections(config.listen.max_connections)
+        .disable_signals();
+    // Every worker numbers its sessions from a range of its own.
+    let ranges = Arc::new(AtomicU64::new(1));
+    for &address in &config.listen.addresses {
+        let listener = bind(address, config.listen.backlog)?;
+        let address = listener.local_addr().unwrap_or(address);
+        info!(%address, "listening");
+        let (shared, routes) = (shared.clone(), routes.clone());
+        let ranges = Arc::clone(&ranges);
+        let (keep_alive, head_timeout) = (config.listen.keep_alive, config.listen.head_timeout);
+        builder = builder.listen(format!("public {address}"), listener, move || {
+            let range = ranges.fetch_add(1, Ordering::Relaxed);
+            let hook = Rc::new(Hook {
+                worker: Worker::start(shared.clone(), range << 40),
+                routes: Rc::new(routes.clone()),
+            });
+            let routes = Rc::clone(&hook.routes);
+            let app = App::new().configure(http::configure(routes));
+            let upgrade = fn_factory(move || {
+                let hook = Rc::clone(&hook);
+                async move {
+                    Ok::<_, ()>(fn_service(
+                        move |(request, framed): (
+                            Request,
+                            actix_codec::Framed<TcpStream, h1::Codec>,
+                        )| Rc::clone(&hook).upgrade(request, framed),
+                    ))
+                }
+            });
+            HttpService::build()
+                .keep_alive(KeepAlive::Timeout(keep_alive))
+                .client_request_timeout(head_timeout)
+                .h1_allow_half_closed(false)
+                .tcp_nodelay(true)
+                .local_addr(address)
+                .upgrade(upgrade)
+                .finish(map_config(app, |()| AppConfig::default()))
+                .tcp()
+        })?;
+    }
+    let server = builder.run();
+    let handle = server.handle();
+    actix_rt::spawn(server);
+    Ok(Running(handle))
+}
+
+fn start_admin(
+    address: SocketAddr,
+    metrics: Arc<Metrics>,
+    sessions: Arc<Sessions>,
+) -> anyhow::Result<Running> {
+    let listener = bind(address, 128)?;
+    info!(address = %listener.local_addr().unwrap_or(address), "admin listening");
+    let admin = Admin { metrics, sessions };
+    let server =
+        HttpServer::new(move || App::new().configure(http::admin::configure(admin.clone())))
+            .workers(1)
+            .disable_signals()
+            .listen(listener)?
+            .run();
+    let handle = server.handle();
+    actix_rt::spawn(server);
+    Ok(Running(handle))
+}
+
+fn bind(address: SocketAddr, backlog: u32) -> anyhow::Result<TcpListener> {
+    let open = || -> std::io::Result<TcpListener> {
+        let domain = socket2::Domain::for_address(address);
+        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+        socket.set_reuse_address(true)?;
+        if address.is_ipv6() {
+            // 0.0.0.0 and [::] may be listed side by side.
+            socket.set_only_v6(true)?;
+        }
+        socket.bind(&address.into())?;
+        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
+        Ok(socket.into())
+    };
+    open().with_context(|| format!("listening on {address}"))
+}
+
+/// SIGTERM and SIGINT.
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+impl Signals {
+    fn new() -> std::io::Result<Self> {
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn next(&mut self) -> &'static str {
+        tokio::select! {
+            _ = self.terminate.recv() => "SIGTERM",
+            _ = self.interrupt.recv() => "SIGINT",
+        }
+    }
+}
+
+/// From the configuration's words to each part's own.
+mod convert {
+    use super::{Config, ws};
+    use crate::config;
+    use crate::proto::seam::FeatureRules;
+    use crate::proto::{frame, handshake, xml};
+    use crate::upstream;
+
+    pub(super) fn handshake(config: &Config) -> handshake::Settings {
+        handshake::Settings {
+            require_subprotocol: config.ws.require_subprotocol,
+            require_origin: config.ws.require_origin,
+            origins: match &config.ws.allowed_origins {
+                config::AllowedOrigins::Any => handshake::Origins::Any,
+                config::AllowedOrigins::Listed(list) => handshake::Origins::Listed(
+                    list.iter().map(|origin| origin.as_str().into()).collect(),
+                ),
+            },
+        }
+    }
+
+    pub(super) fn websocket(config: &Config) -> ws::Settings {
+        let limits = &config.limits;
+        ws::Settings {
+            domains: config.domains.keys().cloned().collect(),
+            any_domain: config.fallback.is_some(),
+            default_domain: config.default_domain.clone(),
+            client_xml: client_xml(config),
+            server_xml: server_xml(config),
+            frames: frame::FrameLimits {
+                message_bytes: limits.element_bytes,
+                fragments: config.ws.max_fragments,
+            },
+            pending_bytes: limits.pending_bytes,
+            pending_stanzas: u32::try_from(limits.pending_stanzas).unwrap_or(u32::MAX),
+            unauthenticated_bytes: limits.unauthenticated_bytes,
+            unauthenticated_lifetime: limits.unauthenticated_lifetime,
+            legacy_framing: config.ws.legacy_framing,
+            ping_interval: config.ws.ping_interval,
+            missed_pongs: config.ws.missed_pongs,
+            message_timeout: config.ws.message_timeout,
+            close_grace: config.upstream.close_grace,
+            whitespace_keepalive: config.upstream.whitespace_keepalive.unwrap_or_default(),
+            stamp_lang: config.ws.stamp_lang,
+            features: FeatureRules {
+                strip_channel_binding: config.sasl.channel_binding == config::ChannelBinding::Strip,
+                strip_external: false,
+                strip_sm: false,
+            },
+        }
+    }
+
+    fn client_xml(config: &Config) -> xml::Limits {
+        let limits = &config.limits;
+        xml::Limits {
+            element_bytes: limits.element_bytes,
+            depth: limits.depth,
+            attributes: limits.attributes,
+            name_bytes: limits.name_bytes,
+            namespaces: limits.namespaces,
+            elements: limits.elements,
+        }
+    }
+
+    fn server_xml(config: &Config) -> xml::Limits {
+        xml::Limits {
+            element_bytes: config.limits.server_element_bytes,
+            // A roster of thousands has more elements than any stanza of a client; its bytes
+            // bound them.
+            elements: u32::MAX,
+            ..client_xml(config)
+        }
+    }
+
+    pub(super) fn upstream(config: &Config) -> upstream::Settings {
+        upstream::Settings {
+            routes: config.domains.iter().map(|(domain, to)| (domain.clone(), route(to))).collect(),
+            fallback: config.fallback.as_ref().map(route),
+            dns: config.upstream.dns.clone(),
+            allow_private: config.upstream.allow_private,
+            connect_timeout: config.upstream.connect_timeout,
+            negotiation_timeout: config.upstream.negotiation_timeout,
+            limits: server_xml(config),
+        }
+    }
+
+    fn route(route: &config::Route) -> upstream::Route {
+        upstream::Route {
+            servers: route
+                .servers
+                .iter()
+                .map(|server| match server {
+                    config::ServerAddress::Tcp { host, port } => {
+                        upstream::Server::Tcp { host: host.clone(), port: *port, direct_tls: false }
+                    }
+                    config::ServerAddress::DirectTls { host, port } => {
+                        upstream::Server::Tcp { host: host.clone(), port: *port, direct_tls: true }
+                    }
+                    config::ServerAddress::Unix(path) => upstream::Server::Unix(path.clone()),
+                })
+                .collect(),
+            tls: match route.tls {
+                config::TlsMode::Auto => upstream::TlsUse::Auto,
+                config::TlsMode::Required => upstream::TlsUse::Required,
+                config::TlsMode::IfOffered => upstream::TlsUse::IfOffered,
+                config::TlsMode::Never => upstream::TlsUse::Never,
+            },
+            trust: if route.insecure {
+                upstream::Trust::Insecure
+            } else if !route.pin_sha256.is_empty() {
+                upstream::Trust::Pins(route.pin_sha256.iter().map(|pin| pin.0).collect())
+            } else if let Some(file) = &route.ca_file {
+                upstream::Trust::CaFile(file.clone())
+            } else {
+                upstream::Trust::System
+            },
+            client_certificate: route.client.as_ref().map(|client| upstream::ClientCertificate {
+                chain: client.certificate.clone(),
+                key: client.key.clone(),
+            }),
+        }
+    }
+}

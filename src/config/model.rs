@@ -1,0 +1,320 @@
+//! The checked configuration: what the program is built from. A [`Config`] that exists is usable.
+//!
+//! The fields are the keys of `conf/bosphorus.toml`; each part of the program is given its own
+//! section only.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::proto::domain::Domain;
+
+/// The whole configuration, checked.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Config {
+    /// The domain of a stream whose opening names none (WS-21); one of those served.
+    pub default_domain: Option<Domain>,
+    /// `[listen]`: the sockets for clients.
+    pub listen: Listen,
+    /// `[admin]`: metrics and health, on a socket of their own.
+    pub admin: Admin,
+    /// `[ws]`: the WebSocket transport.
+    pub ws: Ws,
+    /// `[limits]`: what one client, and all of them, can make the gateway hold.
+    pub limits: Limits,
+    /// `[upstream]`: connections to servers, in so far as they do not depend on the domain.
+    pub upstream: Upstream,
+    /// `[domains."…"]`: each domain served by name, with what it does not say itself taken from
+    /// `[upstream]`.
+    pub domains: BTreeMap<Domain, Route>,
+    /// `[domains."*"]`: where every other domain goes; always with servers of its own (SEC-22).
+    pub fallback: Option<Route>,
+    /// `[sasl]`.
+    pub sasl: Sasl,
+    /// `[drain]`: the end of the process.
+    pub drain: Drain,
+    /// `[log]`.
+    pub log: Log,
+    /// What is allowed but probably not meant, one line each, with place and key. To be logged at
+    /// the start.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// How to reach a domain, or `None` if it is not served (`host-unknown`).
+    pub fn route(&self, domain: &Domain) -> Option<&Route> {
+        self.domains.get(domain).or(self.fallback.as_ref())
+    }
+}
+
+/// `[listen]`: where clients connect, and what a connection may do before it is a session.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Listen {
+    /// At least one; port 0 lets the system choose.
+    pub addresses: Vec<SocketAddr>,
+    /// Worker threads; `None` is one per core.
+    pub workers: Option<usize>,
+    /// Connections the kernel holds that no worker has accepted yet.
+    pub backlog: u32,
+    /// Connections per worker; above it the worker stops accepting.
+    pub max_connections: usize,
+    /// How long an idle HTTP connection stays open.
+    pub keep_alive: Duration,
+    /// SEC-18: the time a client has for a whole request head.
+    pub head_timeout: Duration,
+}
+
+/// `[admin]`: metrics, health and readiness.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Admin {
+    /// `None` switches the listener off.
+    pub address: Option<SocketAddr>,
+}
+
+/// `[ws]`: the WebSocket transport.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Ws {
+    /// Request paths of the endpoint, each beginning with `/`; matched exactly.
+    pub paths: Vec<String>,
+    /// WS-03: refuse an upgrade that does not offer the subprotocol `xmpp`.
+    pub require_subprotocol: bool,
+    /// WSL-01: accept draft-moffitt framing (`<stream:stream>`) too.
+    pub legacy_framing: bool,
+    /// WS-41: how long nothing may arrive before a ping is sent, and between two pings.
+    pub ping_interval: Duration,
+    /// Pings without an answer before the client counts as gone.
+    pub missed_pongs: u32,
+    /// WS-44: frames one message may be cut into.
+    pub max_fragments: u32,
+    /// SEC-18: the time from the first frame of a message to its last.
+    pub message_timeout: Duration,
+    /// Which web pages may connect.
+    pub allowed_origins: AllowedOrigins,
+    /// Refuse an upgrade without an `Origin` header, which only programs other than browsers send.
+    pub require_origin: bool,
+    /// Write the stream's `xml:lang` onto stanzas that name none.
+    pub stamp_lang: bool,
+}
+
+/// The value of `ws.allowed_origins`.
+#[derive(Debug, Clone, PartialEq)]
+pub enum AllowedOrigins {
+    /// `"*"`: any page.
+    Any,
+    /// Serialised origins (RFC 6454 §6.2) in lower case without a default port, or `null`.
+    Listed(Vec<String>),
+}
+
+impl AllowedOrigins {
+    /// Whether a page of this origin, the value of an `Origin` header, may connect.
+    pub fn allows(&self, origin: &str) -> bool {
+        match self {
+            Self::Any => true,
+            Self::Listed(list) => list.iter().any(|listed| listed.eq_ignore_ascii_case(origin)),
+        }
+    }
+}
+
+/// `[limits]`: memory and time that peers can take.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Limits {
+    /// One element from a client, in bytes; at least 10,000 (RFC 6120 §13.12).
+    pub element_bytes: usize,
+    /// One element from a server, in bytes; at least `element_bytes`.
+    pub server_element_bytes: usize,
+    /// Nesting within one element, the root counted.
+    pub depth: u32,
+    /// Attributes of one tag, namespace declarations counted.
+    pub attributes: u32,
+    /// Bytes of one element or attribute name.
+    pub name_bytes: u32,
+    /// Namespace declarations in scope at one place.
+    pub namespaces: u32,
+    /// Elements within one first-level element.
+    pub elements: u32,
+    /// SEC-17: bytes queued in one direction of a session before the gateway stops reading the
+    /// other side. At least `element_bytes`. One element is always taken, so a single large one
+    /// from the server may exceed it.
+    pub pending_bytes: usize,
+    /// SEC-17: the same bound in stanzas.
+    pub pending_stanzas: usize,
+    /// Bytes that a client may send before it has authenticated.
+    pub unauthenticated_bytes: usize,
+    /// Time that a client has to authenticate.
+    pub unauthenticated_lifetime: Duration,
+    /// SEC-17, WS-45: how long a peer may take no bytes at all before its session ends.
+    pub stall_timeout: Duration,
+    /// Sessions in all.
+    pub sessions: usize,
+    /// Sessions from one client address; `None` is no limit.
+    pub sessions_per_address: Option<usize>,
+}
+
+/// `[upstream]`: what holds for connections to every server.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Upstream {
+    /// For each candidate address: TCP connected.
+    pub connect_timeout: Duration,
+    /// From connected to the stream features that the client sees.
+    pub negotiation_timeout: Duration,
+    /// How long to wait for the server's `</stream:stream>` after ours.
+    pub close_grace: Duration,
+    /// Silence toward the server after which one blank is sent; `None` sends none.
+    pub whitespace_keepalive: Option<Duration>,
+    /// DNS servers to ask; empty asks the system's.
+    pub dns: Vec<SocketAddr>,
+    /// SEC-22: accept private and loopback addresses from DNS.
+    pub allow_private: bool,
+}
+
+/// How to reach the server of one domain.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Route {
+    /// Candidates in order; empty asks DNS (SRV, then the domain itself).
+    pub servers: Vec<ServerAddress>,
+    /// STARTTLS on [`ServerAddress::Tcp`], [`ServerAddress::Unix`] and DNS candidates of that kind.
+    pub tls: TlsMode,
+    /// UP-14: trust these PEM certificates instead of the system's roots. Readable and PEM when it
+    /// was checked.
+    pub ca_file: Option<PathBuf>,
+    /// UP-14: trust a server certificate with one of these keys, and then nothing else.
+    pub pin_sha256: Vec<SpkiPin>,
+    /// UP-14: verify nothing.
+    pub insecure: bool,
+    /// UP-16: what to present when the server asks who connects.
+    pub client: Option<ClientIdentity>,
+}
+
+/// `tls` of `[upstream]` or of a domain: whether STARTTLS is used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsMode {
+    /// [`TlsMode::Required`] off loopback, [`TlsMode::IfOffered`] on loopback and over unix
+    /// sockets.
+    Auto,
+    /// A server that does not offer STARTTLS is refused.
+    Required,
+    /// Used if offered.
+    IfOffered,
+    /// Never used.
+    Never,
+}
+
+impl TlsMode {
+    /// What holds for one connected address; never [`TlsMode::Auto`].
+    pub fn for_peer(self, loopback: bool) -> Self {
+        match (self, loopback) {
+            (Self::Auto, true) => Self::IfOffered,
+            (Self::Auto, false) => Self::Required,
+            (mode, _) => mode,
+        }
+    }
+}
+
+/// One entry of `servers`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub enum ServerAddress {
+    /// `xmpp://host:port` or `host:port`; STARTTLS as [`Route::tls`] says. An IPv6 host is without
+    /// brackets.
+    Tcp {
+        /// An IP address or a name for DNS.
+        host: String,
+        /// Never 0.
+        port: u16,
+    },
+    /// `xmpps://host:port`: TLS from the first byte (XEP-0368).
+    DirectTls {
+        /// An IP address or a name for DNS.
+        host: String,
+        /// Never 0.
+        port: u16,
+    },
+    /// `unix:/path`, absolute.
+    Unix(PathBuf),
+}
+
+impl ServerAddress {
+    /// Whether the address is this machine for certain: a loopback address, `localhost`, a unix
+    /// socket.
+    pub fn is_loopback(&self) -> bool {
+        match self {
+            Self::Unix(_) => true,
+            Self::Tcp { host, .. } | Self::DirectTls { host, .. } => match host.parse::<IpAddr>() {
+                Ok(address) => address.is_loopback(),
+                // RFC 6761 §6.3: always the loopback address.
+                Err(_) => host == "localhost" || host.ends_with(".localhost"),
+            },
+        }
+    }
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (scheme, host, port) = match self {
+            Self::Unix(path) => return write!(f, "unix:{}", path.display()),
+            Self::Tcp { host, port } => ("xmpp", host, port),
+            Self::DirectTls { host, port } => ("xmpps", host, port),
+        };
+        if host.contains(':') {
+            write!(f, "{scheme}://[{host}]:{port}")
+        } else {
+            write!(f, "{scheme}://{host}:{port}")
+        }
+    }
+}
+
+/// SHA-256 of a certificate's SubjectPublicKeyInfo in DER (RFC 7469 §2.4 computes it so).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct SpkiPin(pub [u8; 32]);
+
+/// A certificate chain and its private key, both PEM files that were readable when they were
+/// checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientIdentity {
+    /// The chain, the own certificate first.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
+}
+
+/// `[sasl]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sasl {
+    /// What becomes of channel binding in the server's offer.
+    pub channel_binding: ChannelBinding,
+}
+
+/// `sasl.channel_binding` (UP-19, UP-26).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ChannelBinding {
+    /// The offer is not edited.
+    Passthrough,
+    /// Every trace of channel binding is taken out of the offer.
+    Strip,
+}
+
+/// `[drain]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Drain {
+    /// From the signal to the exit.
+    pub timeout: Duration,
+}
+
+/// `[log]`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Log {
+    /// Lines for people, or JSON.
+    pub format: LogFormat,
+    /// A valid `tracing_subscriber::EnvFilter`.
+    pub filter: String,
+}
+
+/// `log.format`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// One readable line an event.
+    Human,
+    /// One JSON object an event.
+    Json,
+}

@@ -1,0 +1,229 @@
+//! The configuration as it is written: names, types and defaults, nothing checked yet.
+//!
+//! What each key means is told in `model.rs` and in `conf/bosphorus.toml`, which a test holds equal
+//! to the defaults here. Addresses, modes and the like stay text, so that `check.rs` can report all
+//! of them at once.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use serde::Deserialize;
+
+use super::units::{Count, Size, Span};
+
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Raw {
+    pub(super) default_domain: Option<String>,
+    pub(super) listen: Listen,
+    pub(super) admin: Admin,
+    pub(super) ws: Ws,
+    pub(super) limits: Limits,
+    pub(super) upstream: Upstream,
+    pub(super) domains: BTreeMap<String, Domain>,
+    pub(super) sasl: Sasl,
+    pub(super) drain: Drain,
+    pub(super) log: Log,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Listen {
+    pub(super) addresses: Vec<String>,
+    pub(super) workers: Count,
+    pub(super) backlog: Count,
+    pub(super) max_connections: Count,
+    pub(super) keep_alive: Span,
+    pub(super) head_timeout: Span,
+}
+
+impl Default for Listen {
+    fn default() -> Self {
+        Self {
+            addresses: list(&["127.0.0.1:5280"]),
+            workers: Count(0),
+            backlog: Count(1024),
+            max_connections: Count(25_000),
+            keep_alive: seconds(75),
+            head_timeout: seconds(10),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Admin {
+    pub(super) address: String,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { address: "127.0.0.1:9280".to_owned() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Ws {
+    pub(super) paths: Vec<String>,
+    pub(super) require_subprotocol: bool,
+    pub(super) legacy_framing: bool,
+    pub(super) ping_interval: Span,
+    pub(super) missed_pongs: Count,
+    pub(super) max_fragments: Count,
+    pub(super) message_timeout: Span,
+    pub(super) allowed_origins: Vec<String>,
+    pub(super) require_origin: bool,
+    pub(super) stamp_lang: bool,
+}
+
+impl Default for Ws {
+    fn default() -> Self {
+        Self {
+            paths: list(&["/xmpp-websocket", "/ws", "/ws/", "/ws-xmpp", "/websocket"]),
+            require_subprotocol: true,
+            legacy_framing: true,
+            ping_interval: seconds(30),
+            missed_pongs: Count(2),
+            max_fragments: Count(64),
+            message_timeout: seconds(30),
+            allowed_origins: list(&["*"]),
+            require_origin: false,
+            stamp_lang: false,
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Limits {
+    pub(super) element_bytes: Size,
+    pub(super) server_element_bytes: Size,
+    pub(super) depth: Count,
+    pub(super) attributes: Count,
+    pub(super) name_bytes: Size,
+    pub(super) namespaces: Count,
+    pub(super) elements: Count,
+    pub(super) pending_bytes: Size,
+    pub(super) pending_stanzas: Count,
+    pub(super) unauthenticated_bytes: Size,
+    pub(super) unauthenticated_lifetime: Span,
+    pub(super) stall_timeout: Span,
+    pub(super) sessions: Count,
+    pub(super) sessions_per_address: Count,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            element_bytes: Size(256 << 10),
+            server_element_bytes: Size(8 << 20),
+            depth: Count(64),
+            attributes: Count(128),
+            name_bytes: Size(1024),
+            namespaces: Count(64),
+            elements: Count(10_000),
+            pending_bytes: Size(1 << 20),
+            pending_stanzas: Count(1000),
+            unauthenticated_bytes: Size(64 << 10),
+            unauthenticated_lifetime: seconds(60),
+            stall_timeout: seconds(30),
+            sessions: Count(20_000),
+            sessions_per_address: Count(0),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Upstream {
+    pub(super) tls: String,
+    pub(super) connect_timeout: Span,
+    pub(super) negotiation_timeout: Span,
+    pub(super) close_grace: Span,
+    pub(super) whitespace_keepalive: Span,
+    pub(super) dns: Vec<String>,
+    pub(super) ca_file: Option<String>,
+    pub(super) pin_sha256: Vec<String>,
+    pub(super) insecure: bool,
+    pub(super) client_certificate: Option<String>,
+    pub(super) client_key: Option<String>,
+    pub(super) allow_private: bool,
+}
+
+impl Default for Upstream {
+    fn default() -> Self {
+        Self {
+            tls: "auto".to_owned(),
+            connect_timeout: seconds(10),
+            negotiation_timeout: seconds(30),
+            close_grace: seconds(5),
+            whitespace_keepalive: seconds(0),
+            dns: Vec::new(),
+            ca_file: None,
+            pin_sha256: Vec::new(),
+            insecure: false,
+            client_certificate: None,
+            client_key: None,
+            allow_private: false,
+        }
+    }
+}
+
+/// One `[domains."…"]` table; what is `None` is taken from `[upstream]`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Domain {
+    pub(super) servers: Vec<String>,
+    pub(super) tls: Option<String>,
+    pub(super) ca_file: Option<String>,
+    pub(super) pin_sha256: Option<Vec<String>>,
+    pub(super) insecure: Option<bool>,
+    pub(super) client_certificate: Option<String>,
+    pub(super) client_key: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Sasl {
+    pub(super) channel_binding: String,
+}
+
+impl Default for Sasl {
+    fn default() -> Self {
+        Self { channel_binding: "passthrough".to_owned() }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Drain {
+    pub(super) timeout: Span,
+}
+
+impl Default for Drain {
+    fn default() -> Self {
+        Self { timeout: seconds(30) }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Log {
+    pub(super) format: String,
+    pub(super) filter: String,
+}
+
+impl Default for Log {
+    fn default() -> Self {
+        Self { format: "human".to_owned(), filter: "info".to_owned() }
+    }
+}
+
+fn seconds(n: u64) -> Span {
+    Span(Duration::from_secs(n))
+}
+
+fn list(items: &[&str]) -> Vec<String> {
+    items.iter().map(|&item| item.to_owned()).collect()
+}

@@ -1,0 +1,52 @@
+//! The admin listener: `/metrics`, `/health`, `/ready`. Its own port, loopback by default (SEC-23).
+
+use std::sync::Arc;
+
+use actix_web::{HttpResponse, web};
+
+use crate::metrics::Metrics;
+use crate::session::worker::Sessions;
+
+/// What the admin listener answers from.
+#[derive(Clone, Debug)]
+pub struct Admin {
+    /// The counters.
+    pub metrics: Arc<Metrics>,
+    /// The sessions, for readiness.
+    pub sessions: Arc<Sessions>,
+}
+
+/// Registers the admin routes with actix's `App`.
+pub fn configure(admin: Admin) -> impl FnOnce(&mut web::ServiceConfig) {
+    move |app| {
+        app.app_data(web::Data::new(admin))
+            .route("/metrics", web::get().to(metrics))
+            .route("/health", web::get().to(health))
+            .route("/ready", web::get().to(ready));
+    }
+}
+
+async fn metrics(admin: web::Data<Admin>) -> HttpResponse {
+    match admin.metrics.render() {
+        Ok(text) => {
+            HttpResponse::Ok().content_type("text/plain; version=0.0.4; charset=utf-8").body(text)
+        }
+        Err(error) => HttpResponse::InternalServerError().body(error.to_string()),
+    }
+}
+
+/// The process answers: restart it when this fails.
+async fn health() -> HttpResponse {
+    HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ok\n")
+}
+
+/// New sessions are welcome: send none when this fails.
+async fn ready(admin: web::Data<Admin>) -> HttpResponse {
+    if admin.sessions.is_draining() {
+        HttpResponse::ServiceUnavailable()
+            .content_type("text/plain; charset=utf-8")
+            .body("draining\n")
+    } else {
+        HttpResponse::Ok().content_type("text/plain; charset=utf-8").body("ready\n")
+    }
+}

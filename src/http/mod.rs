@@ -1,0 +1,112 @@
+//! The face towards clients: every path of the public listener, in one place.
+//!
+//! A listener that carries WebSocket sessions has actix's upgrade hook set, and then *every*
+//! upgrade on it, on any path, goes to the hook and the `App` never sees it (see [`ws`]). So both
+//! answer from the same [`Routes`].
+
+pub mod admin;
+pub mod ws;
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::{HttpRequest, HttpResponse, web};
+
+use crate::proto::handshake::{self, Answer, Verdict, Version};
+
+/// What is served where on the public listener.
+#[derive(Clone, Debug)]
+pub struct Routes {
+    websocket: Arc<[Box<str>]>,
+    handshake: Arc<handshake::Settings>,
+}
+
+/// The judgement of one request.
+#[derive(Debug)]
+pub enum Judged {
+    /// Nothing is served on this path.
+    NotFound(Answer),
+    /// A path of the WebSocket.
+    WebSocket(Verdict),
+}
+
+impl Routes {
+    /// The paths of the WebSocket, and what an upgrade there needs.
+    #[must_use]
+    pub fn new(websocket: &[String], handshake: handshake::Settings) -> Self {
+        Self {
+            websocket: websocket.iter().map(|path| path.as_str().into()).collect(),
+            handshake: Arc::new(handshake),
+        }
+    }
+
+    /// What becomes of a request; the query string takes no part in it (WS-06).
+    pub fn judge<'a>(
+        &self,
+        path: &str,
+        method: &str,
+        version: Version,
+        headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+    ) -> Judged {
+        if self.websocket.iter().any(|known| &**known == path) {
+            Judged::WebSocket(handshake::judge(method, version, headers, &self.handshake))
+        } else {
+            Judged::NotFound(handshake::not_found())
+        }
+    }
+
+    /// Who may connect.
+    #[must_use]
+    pub fn origins(&self) -> &handshake::Origins {
+        &self.handshake.origins
+    }
+}
+
+/// Registers the routes with actix's `App`: all that is no upgrade.
+pub fn configure(routes: Rc<Routes>) -> impl FnOnce(&mut web::ServiceConfig) {
+    move |app| {
+        app.default_service(web::to(move |request: HttpRequest| {
+            let routes = Rc::clone(&routes);
+            async move { plain(&routes, &request) }
+        }));
+    }
+}
+
+fn plain(routes: &Routes, request: &HttpRequest) -> HttpResponse {
+    let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+    let version = version(request.version());
+    match routes.judge(request.path(), request.method().as_str(), version, headers) {
+        Judged::NotFound(answer)
+        | Judged::WebSocket(Verdict::Refuse(answer) | Verdict::Plain(answer)) => respond(&answer),
+        // An acceptable upgrade is taken by the hook before it comes here.
+        Judged::WebSocket(Verdict::Accept { .. }) => {
+            HttpResponse::new(StatusCode::INTERNAL_SERVER_ERROR)
+        }
+    }
+}
+
+fn respond(answer: &Answer) -> HttpResponse {
+    let status = StatusCode::from_u16(answer.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+    let mut response = HttpResponse::build(status);
+    for (name, value) in &answer.headers {
+        if let (Ok(name), Ok(value)) =
+            (HeaderName::try_from(*name), HeaderValue::try_from(value.as_str()))
+        {
+            response.insert_header((name, value));
+        }
+    }
+    response.body(answer.text)
+}
+
+fn version(version: actix_web::http::Version) -> Version {
+    use actix_web::http::Version as Http;
+    if version == Http::HTTP_11 {
+        Version::Http11
+    } else if version == Http::HTTP_2 || version == Http::HTTP_3 {
+        Version::Http2
+    } else {
+        Version::Http10
+    }
+}

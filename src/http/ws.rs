@@ -1,0 +1,150 @@
+//! The WebSocket upgrade, which takes the socket out of actix's HTTP dispatcher.
+//!
+//! A connection that stays in the dispatcher costs two 8-KiB buffers for life; one that leaves it
+//! costs what the session keeps, which is next to nothing while it is idle. So the handler does
+//! not answer through the framework: it judges the request by the route table, writes 101 or the
+//! refusal itself, and hands the bare socket to a task of the same worker. Not here: what the
+//! bytes of a session mean (`proto::ws`), and the loop that moves them (`session::run`).
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix_codec::Framed;
+use actix_http::{HttpMessage as _, Request, h1};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tracing::{debug, info_span};
+
+use super::{Judged, Routes, version};
+use crate::metrics::Upgrade;
+use crate::proto::handshake::{self, Answer, Verdict};
+use crate::session::run::{Run, clock};
+use crate::session::worker::Worker;
+
+/// How long a refused client may take to read the refusal.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(5);
+/// Input of a refused client that is thrown away so that the refusal is not lost to a reset.
+const REFUSAL_DISCARD: usize = 64 * 1024;
+/// Seconds after which a client that was one too many may come back; jittered.
+const RETRY_AFTER: std::ops::Range<u64> = 5..20;
+
+/// Everything the hook needs on one worker.
+#[derive(Debug)]
+pub struct Hook {
+    /// The worker's sessions.
+    pub worker: Rc<Worker>,
+    /// The routes it shares with the `App`.
+    pub routes: Rc<Routes>,
+}
+
+impl Hook {
+    /// Takes over one upgrade request and its connection. The answer is written and the session
+    /// started when this returns; an error ends the connection.
+    pub async fn upgrade(
+        self: Rc<Self>,
+        request: Request,
+        framed: Framed<TcpStream, h1::Codec>,
+    ) -> Result<(), actix_http::Error> {
+        let peer = request.peer_addr();
+        let head_only = request.method() == actix_http::Method::HEAD;
+        let judged = {
+            let headers =
+                request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+            let version = version(request.version());
+            self.routes.judge(request.path(), request.method().as_str(), version, headers)
+        };
+        let origin = request
+            .headers()
+            .get(actix_http::header::ORIGIN)
+            .and_then(|origin| origin.to_str().ok())
+            .map(str::to_owned);
+        drop(request);
+        let parts = framed.into_parts();
+        let early = parts.read_buf.to_vec();
+        let socket = parts.io;
+        // The session must not keep the dispatcher's buffers alive.
+        drop((parts.codec, parts.read_buf, parts.write_buf));
+
+        let metrics = &self.worker.shared.metrics;
+        let refusal = match judged {
+            Judged::WebSocket(Verdict::Accept { accept_key, protocol }) => {
+                if let Some(permit) = self.worker.shared.sessions.admit() {
+                    metrics.upgrade(Upgrade::Accepted);
+                    let answer = handshake::switching_protocols(&accept_key, protocol);
+                    return self.start(socket, &answer, early, permit, peer).await;
+                }
+                metrics.upgrade(Upgrade::Overload);
+                let id = self.worker.next_id();
+                let wait = RETRY_AFTER.start + id % (RETRY_AFTER.end - RETRY_AFTER.start);
+                let wait = u32::try_from(wait).unwrap_or(u32::MAX);
+                handshake::overload(wait, self.routes.origins(), origin.as_deref())
+            }
+            Judged::WebSocket(Verdict::Refuse(answer)) => {
+                metrics.upgrade(if answer.status == 403 {
+                    Upgrade::Origin
+                } else {
+                    Upgrade::Refused
+                });
+                answer
+            }
+            Judged::NotFound(answer) => {
+                metrics.upgrade(Upgrade::Refused);
+                answer
+            }
+            Judged::WebSocket(Verdict::Plain(answer)) => answer,
+        };
+        debug!(
+            peer = peer.map(tracing::field::display),
+            status = refusal.status,
+            "upgrade_refused"
+        );
+        // Off the dispatcher's connection limit, and never longer than the patience.
+        actix_rt::spawn(tokio::time::timeout(REFUSAL_PATIENCE, refuse(socket, refusal, head_only)));
+        Ok(())
+    }
+
+    async fn start(
+        &self,
+        mut socket: TcpStream,
+        answer: &[u8],
+        early: Vec<u8>,
+        permit: crate::session::worker::Permit,
+        peer: Option<SocketAddr>,
+    ) -> Result<(), actix_http::Error> {
+        // Ninety-odd bytes into an empty socket buffer: this does not wait.
+        if tokio::time::timeout(REFUSAL_PATIENCE, socket.write_all(answer)).await.is_err() {
+            return Ok(());
+        }
+        let _ = socket.set_nodelay(true);
+        let id = self.worker.next_id();
+        let span = info_span!(
+            parent: None,
+            "session",
+            id = format_args!("{id:012x}"),
+            peer = peer.map(tracing::field::display),
+            transport = tracing::field::Empty,
+            domain = tracing::field::Empty,
+        );
+        let run = Run::new(Rc::clone(&self.worker), socket, early, permit, span, id, clock());
+        actix_rt::spawn(run);
+        Ok(())
+    }
+}
+
+/// Writes a refusal and waits for the client to read it.
+async fn refuse(mut socket: TcpStream, answer: Answer, head_only: bool) -> io::Result<()> {
+    socket.write_all(&answer.to_http1(head_only)).await?;
+    socket.shutdown().await?;
+    // Closing with unread input would reset the connection before the answer is read.
+    let mut discarded = 0;
+    let mut buffer = [0; 2048];
+    while discarded < REFUSAL_DISCARD {
+        match socket.read(&mut buffer).await? {
+            0 => break,
+            n => discarded += n,
+        }
+    }
+    Ok(())
+}

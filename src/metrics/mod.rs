@@ -1,0 +1,336 @@
+//! Every metric of the process: one struct, one [`Metrics::register`], the only place with names.
+//!
+//! The transport is a label, never part of a name: comparing is the product. Labels come from
+//! enums, so their number is known when the program is compiled; no sid, JID, address, domain or
+//! free text is ever one (SEC-15).
+
+use std::sync::Arc;
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+use crate::proto::fault::Fault;
+use crate::proto::ws::session::Flow;
+
+/// How a client reaches us.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Transport {
+    /// RFC 7395.
+    Websocket,
+    /// draft-moffitt-xmpp-over-websocket.
+    WebsocketLegacy,
+}
+
+impl Transport {
+    /// Every transport.
+    pub const ALL: [Self; 2] = [Self::Websocket, Self::WebsocketLegacy];
+
+    /// The value of the label `transport`.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Websocket => "websocket",
+            Self::WebsocketLegacy => "websocket_legacy",
+        }
+    }
+}
+
+/// What became of an HTTP upgrade request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Upgrade {
+    /// 101 was sent.
+    Accepted,
+    /// The request was refused: protocol, version, path or key.
+    Refused,
+    /// The `Origin` is not allowed.
+    Origin,
+    /// A limit on sessions was reached.
+    Overload,
+    /// 101 was sent, but the connection ended before a stream was opened.
+    NeverOpened,
+}
+
+impl Upgrade {
+    const ALL: [Self; 5] =
+        [Self::Accepted, Self::Refused, Self::Origin, Self::Overload, Self::NeverOpened];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Refused => "refused",
+            Self::Origin => "origin",
+            Self::Overload => "overload",
+            Self::NeverOpened => "never_opened",
+        }
+    }
+}
+
+const KINDS: [&str; 4] = ["message", "presence", "iq", "nonza"];
+
+/// The children of one transport and one direction.
+#[derive(Debug)]
+struct DirectionMetrics {
+    elements: [IntCounter; 4],
+    bytes: IntCounter,
+}
+
+impl DirectionMetrics {
+    fn add(&self, flow: &Flow) {
+        if flow.bytes == 0 {
+            return;
+        }
+        for (counter, count) in self.elements.iter().zip(flow.elements) {
+            if count != 0 {
+                counter.inc_by(u64::from(count));
+            }
+        }
+        self.bytes.inc_by(flow.bytes);
+    }
+}
+
+/// The children of one transport, resolved once.
+#[derive(Debug)]
+pub struct TransportMetrics {
+    /// Sessions open now.
+    pub sessions: IntGauge,
+    /// Sessions ever opened.
+    pub opened: IntCounter,
+    ended: IntCounterVec,
+    label: &'static str,
+    to_server: DirectionMetrics,
+    to_client: DirectionMetrics,
+}
+
+impl TransportMetrics {
+    /// Adds what passed to the server.
+    pub fn to_server(&self, flow: &Flow) {
+        self.to_server.add(flow);
+    }
+
+    /// Adds what passed to the client.
+    pub fn to_client(&self, flow: &Flow) {
+        self.to_client.add(flow);
+    }
+
+    /// Counts the end of a session.
+    pub fn ended(&self, fault: Fault) {
+        self.sessions.dec();
+        self.ended.with_label_values(&[self.label, fault.label(), fault.blame().label()]).inc();
+    }
+}
+
+/// All metrics. Built once, passed down; two gateways in one process do not share any.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    transports: [TransportMetrics; 2],
+    upgrades: [IntCounter; 5],
+    upstream_connects: IntCounterVec,
+    /// Seconds from the client's opening to a negotiated upstream stream, failures included.
+    pub upstream_connect_seconds: Histogram,
+    /// Stanzas of the server that were repaired (UP-36).
+    pub repaired: IntCounter,
+    /// Stanzas of the server that were emptied (UP-36).
+    pub emptied: IntCounter,
+    /// Nonzas of the server that were broken beyond repair and dropped (UP-36).
+    pub dropped: IntCounter,
+    /// Empty or whitespace-only client messages that were dropped (WS-12).
+    pub blank_messages: IntCounter,
+    /// Logins that chose a `-PLUS` mechanism and failed (UP-27).
+    pub channel_binding_plus: IntCounter,
+    /// Logins whose GS2 header asked for or hinted at channel binding and failed (UP-27).
+    pub channel_binding_gs2: IntCounter,
+    /// Routes whose server certificates are not checked (UP-14).
+    pub unverified_routes: IntGauge,
+}
+
+impl Metrics {
+    /// Registers every family with a new registry. Fails only if two families share a name.
+    pub fn register() -> Result<Arc<Self>, prometheus::Error> {
+        let registry = Registry::new();
+        let sessions = int_gauge_vec(
+            &registry,
+            "bosphorus_sessions",
+            "Sessions open now (a stream was opened by the client)",
+            &["transport"],
+        )?;
+        let opened = int_counter_vec(
+            &registry,
+            "bosphorus_sessions_opened_total",
+            "Sessions opened by a client",
+            &["transport"],
+        )?;
+        let ended = int_counter_vec(
+            &registry,
+            "bosphorus_sessions_ended_total",
+            "Sessions ended, by reason and by who is to blame",
+            &["transport", "reason", "blame"],
+        )?;
+        let stanzas = int_counter_vec(
+            &registry,
+            "bosphorus_stanzas_total",
+            "Top-level elements passed; kind nonza is all that is no stanza",
+            &["transport", "direction", "kind"],
+        )?;
+        let payload = int_counter_vec(
+            &registry,
+            "bosphorus_payload_bytes_total",
+            "Bytes of the elements passed, without frame heads, TLS and TCP",
+            &["transport", "direction"],
+        )?;
+        let upgrades = int_counter_vec(
+            &registry,
+            "bosphorus_upgrades_total",
+            "WebSocket upgrade requests by outcome; never_opened is counted beside accepted",
+            &["outcome"],
+        )?;
+        let upstream_connects = int_counter_vec(
+            &registry,
+            "bosphorus_upstream_connects_total",
+            "Attempts to open a stream to the XMPP server, by outcome",
+            &["outcome"],
+        )?;
+        let upstream_connect_seconds = Histogram::with_opts(
+            HistogramOpts::new(
+                "bosphorus_upstream_connect_seconds",
+                "Seconds to a negotiated upstream stream: DNS, TCP, TLS, stream header, features",
+            )
+            .buckets(vec![
+                0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+            ]),
+        )?;
+        registry.register(Box::new(upstream_connect_seconds.clone()))?;
+        let repairs = int_counter_vec(
+            &registry,
+            "bosphorus_server_stanzas_mended_total",
+            "Stanzas of the XMPP server that broke a rule of XML: repaired, emptied, or (nonzas) dropped",
+            &["how"],
+        )?;
+        let blank_messages = IntCounter::new(
+            "bosphorus_blank_messages_total",
+            "Empty or whitespace-only messages of clients, dropped",
+        )?;
+        registry.register(Box::new(blank_messages.clone()))?;
+        let binding = int_counter_vec(
+            &registry,
+            "bosphorus_channel_binding_failures_total",
+            "Failed logins that asked for channel binding, which cannot pass a gateway",
+            &["sign"],
+        )?;
+        let unverified_routes = IntGauge::new(
+            "bosphorus_unverified_routes",
+            "Routes configured to accept any certificate of the XMPP server",
+        )?;
+        registry.register(Box::new(unverified_routes.clone()))?;
+        let build = int_gauge_vec(
+            &registry,
+            "bosphorus_build_info",
+            "Always 1; the version is the label",
+            &["version"],
+        )?;
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+
+        // Every child of a fixed label set is made now, so that a scrape shows zeros instead of
+        // gaps and the hot path never looks one up.
+        let direction = |transport: Transport, direction: &'static str| DirectionMetrics {
+            elements: KINDS
+                .map(|kind| stanzas.with_label_values(&[transport.label(), direction, kind])),
+            bytes: payload.with_label_values(&[transport.label(), direction]),
+        };
+        let transports = Transport::ALL.map(|transport| {
+            for fault in Fault::ALL {
+                let _ = ended.with_label_values(&[
+                    transport.label(),
+                    fault.label(),
+                    fault.blame().label(),
+                ]);
+            }
+            TransportMetrics {
+                sessions: sessions.with_label_values(&[transport.label()]),
+                opened: opened.with_label_values(&[transport.label()]),
+                ended: ended.clone(),
+                label: transport.label(),
+                to_server: direction(transport, "to_server"),
+                to_client: direction(transport, "to_client"),
+            }
+        });
+        Ok(Arc::new(Self {
+            transports,
+            upgrades: Upgrade::ALL.map(|outcome| upgrades.with_label_values(&[outcome.label()])),
+            upstream_connects,
+            upstream_connect_seconds,
+            repaired: repairs.with_label_values(&["repaired"]),
+            emptied: repairs.with_label_values(&["emptied"]),
+            dropped: repairs.with_label_values(&["dropped"]),
+            blank_messages,
+            channel_binding_plus: binding.with_label_values(&["plus_mechanism"]),
+            channel_binding_gs2: binding.with_label_values(&["gs2_header"]),
+            unverified_routes,
+            registry,
+        }))
+    }
+
+    /// The children of one transport.
+    #[must_use]
+    pub fn transport(&self, transport: Transport) -> &TransportMetrics {
+        &self.transports[transport as usize]
+    }
+
+    /// Counts one upgrade request.
+    pub fn upgrade(&self, outcome: Upgrade) {
+        self.upgrades[outcome as usize].inc();
+    }
+
+    /// Counts one attempt to open an upstream stream; `outcome` is `ok` or the label of an
+    /// `upstream::ConnectFault`.
+    pub fn upstream_connect(&self, outcome: &'static str) {
+        self.upstream_connects.with_label_values(&[outcome]).inc();
+    }
+
+    /// The text exposition of every family (Prometheus format 0.0.4).
+    pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        let mut out = Vec::with_capacity(16 * 1024);
+        TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
+        Ok(out)
+    }
+}
+
+fn int_counter_vec(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    let family = IntCounterVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(family.clone()))?;
+    Ok(family)
+}
+
+fn int_gauge_vec(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntGaugeVec, prometheus::Error> {
+    let family = IntGaugeVec::new(Opts::new(name, help), labels)?;
+    registry.register(Box::new(family.clone()))?;
+    Ok(family)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Two gateways fit in one process: nothing is global.
+    #[test]
+    fn two_registries_share_nothing() {
+        let (one, two) = (Metrics::register().unwrap(), Metrics::register().unwrap());
+        one.transport(Transport::Websocket).opened.inc();
+        let text = |metrics: &Metrics| String::from_utf8(metrics.render().unwrap()).unwrap();
+        let line = "bosphorus_sessions_opened_total{transport=\"websocket\"}";
+        assert!(text(&one).contains(&format!("{line} 1")));
+        assert!(text(&two).contains(&format!("{line} 0")));
+    }
+}

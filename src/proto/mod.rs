@@ -1,0 +1,17 @@
+//! The core: no IO, no clock, no randomness, no waiting.
+//!
+//! Everything here is bytes and time in, bytes and decisions out, so that any failure can be
+//! replayed from its input. Words are those of the standards: *stream*, *stanza* (message,
+//! presence, iq), *nonza* (any other top-level element), *server* for the XMPP server and
+//! *upstream* for our side of the link to it.
+
+pub mod c2s;
+pub mod domain;
+pub mod fault;
+pub mod frame;
+pub mod handshake;
+pub mod item;
+pub mod ns;
+pub mod seam;
+pub mod ws;
+pub mod xml;

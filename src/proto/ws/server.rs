@@ -1,0 +1,201 @@
+//! What the server's elements mean: how they are written for the client, and what they tell about
+//! the state of the stream.
+
+use std::time::Instant;
+
+use super::super::c2s;
+use super::super::fault::Fault;
+use super::super::frame;
+use super::super::item::{Element, Kind, StreamHeader};
+use super::super::ns;
+use super::super::seam::{self, Rewrite};
+use super::Framing;
+use super::core::{Binding, Core, text};
+use super::session::{ClientSide, Out, ServerSide};
+
+impl Core {
+    pub(super) fn server_header(&mut self, header: &StreamHeader, out: &mut Out) {
+        if self.settings.stamp_lang {
+            self.lang.clone_from(&header.lang);
+        }
+        if self.client != ClientSide::Open {
+            return;
+        }
+        let framing = self.framing.unwrap_or(Framing::Rfc7395);
+        text(out, |bytes| framing.write_open(header, bytes));
+        self.flags.opened = true;
+    }
+
+    /// The header that answers our restart.
+    pub(super) fn restarted(&mut self, header: &StreamHeader, out: &mut Out, now: Instant) {
+        if !self.flags.header_due {
+            self.server_garbage(out, now);
+            return;
+        }
+        self.flags.header_due = false;
+        self.server_header(header, out);
+    }
+
+    pub(super) fn server_element(&mut self, element: &Element<'_>, out: &mut Out, now: Instant) {
+        let kind = element.kind();
+        match kind {
+            Kind::Features => {
+                if self.flags.authenticated {
+                    self.flags.settled = true;
+                }
+                let rules = self.features;
+                text(out, |bytes| seam::features_to_client(element, &rules, bytes));
+            }
+            Kind::StreamError => {
+                // WS-32, UP-34: forwarded whole, then both streams are closed.
+                text(out, |bytes| {
+                    seam::to_client(element, bytes);
+                });
+                self.end(Fault::ServerError);
+                self.close_server(out, now);
+                self.finish_client_close(out, now);
+                return;
+            }
+            Kind::StreamOther | Kind::FramingOpen | Kind::FramingClose | Kind::FramingOther => {
+                // Nothing of these may reach a client: it would take them for ours.
+                self.server_garbage(out, now);
+                return;
+            }
+            Kind::Tls | Kind::Compress => {
+                // WS-43: TLS is settled before the client sees anything.
+                self.server_garbage(out, now);
+                return;
+            }
+            _ => {
+                let start = out.client.len();
+                let mark = frame::begin_text(&mut out.client);
+                let at = out.client.len();
+                let rewrite = seam::to_client(element, &mut out.client);
+                if let Some(lang) = &self.lang
+                    && kind.is_stanza()
+                    && element.lang().is_none()
+                {
+                    stamp_lang(&mut out.client, at, lang);
+                }
+                frame::end_text(&mut out.client, mark);
+                match rewrite {
+                    Rewrite::AsIs | Rewrite::Completed => {}
+                    Rewrite::Repaired => out.tally.repaired += 1,
+                    Rewrite::Emptied => out.tally.emptied += 1,
+                    Rewrite::Dropped => {
+                        out.tally.dropped += 1;
+                        return;
+                    }
+                }
+                out.tally.to_client.count(kind, out.client.len() - start);
+            }
+        }
+        if !(self.flags.bound && self.flags.authenticated && self.flags.sm) {
+            self.observe(element, kind, out);
+        }
+    }
+
+    /// UP-23, SM-02: the phase follows what the server says.
+    pub(super) fn observe(&mut self, element: &Element<'_>, kind: Kind, out: &mut Out) {
+        match (kind, element.local()) {
+            (Kind::Sasl, "success") if !self.flags.authenticated => {
+                self.flags.authenticated = true;
+                self.flags.restart_due = true;
+            }
+            (Kind::Sasl | Kind::Sasl2, "failure") => match self.binding.take() {
+                Some(Binding::Plus) => out.tally.binding_plus += 1,
+                Some(Binding::Gs2) => out.tally.binding_gs2 += 1,
+                None => {}
+            },
+            (Kind::Sasl2, "success") => {
+                self.flags.authenticated = true;
+                if let Ok(success) = element.to_dom() {
+                    self.observe_sasl2(&success);
+                }
+            }
+            (Kind::Sm, "enabled") => self.flags.sm = true,
+            (Kind::Sm, "resumed") => {
+                self.flags.sm = true;
+                self.flags.bound = true;
+            }
+            (Kind::Iq, _) if !self.flags.bound => {
+                let is_result = element.attribute("type").as_deref() == Some("result");
+                if is_result && element.children().iter().any(|child| child.namespace == ns::BIND) {
+                    self.flags.bound = true;
+                    // XEP-0078 and SASL-less servers never send a success.
+                    self.flags.authenticated = true;
+                }
+            }
+            _ => {}
+        }
+    }
+
+    pub(super) fn observe_sasl2(&mut self, success: &minidom::Element) {
+        for child in success.children() {
+            match (child.name(), child.ns().as_str()) {
+                ("authorization-identifier", ns::SASL2) if child.text().contains('/') => {
+                    self.flags.bound = true;
+                }
+                ("resumed", ns::SM3) => {
+                    self.flags.bound = true;
+                    self.flags.sm = true;
+                }
+                ("bound", ns::BIND2 | ns::BIND2_DRAFT) => {
+                    self.flags.bound = true;
+                    if child.get_child("enabled", ns::SM3).is_some() {
+                        self.flags.sm = true;
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+
+    /// `</stream:stream>` of the server, or its end of file after ours.
+    pub(super) fn server_closed(&mut self, out: &mut Out, now: Instant) {
+        let until = now + self.settings.close_grace;
+        match self.server {
+            ServerSide::Open => {
+                self.end(Fault::ServerClosed);
+                // RFC 6120 §4.4: the other stream is closed too.
+                out.server.extend_from_slice(c2s::FOOTER);
+                self.server = ServerSide::Finishing(until);
+            }
+            ServerSide::Closing(_) => self.server = ServerSide::Finishing(until),
+            _ => {}
+        }
+        self.finish_client_close(out, now);
+    }
+
+    /// XML that proves nothing (UP-36), or none at all (UP-25).
+    pub(super) fn server_garbage(&mut self, out: &mut Out, now: Instant) {
+        let fault = if self.flags.restart_due || self.flags.header_due {
+            Fault::ServerSecurityLayer
+        } else {
+            Fault::ServerBadXml
+        };
+        if matches!(self.server, ServerSide::Closing(_)) {
+            // Ours is closed already: what follows cannot matter to the client any more.
+            self.server = ServerSide::Finishing(now + self.settings.close_grace);
+            self.finish_client_close(out, now);
+            return;
+        }
+        self.fail(fault, out, now);
+        // Its stream cannot be read any further, so its end cannot be awaited in it.
+        if let ServerSide::Closing(until) = self.server {
+            self.server = ServerSide::Finishing(until);
+        }
+    }
+}
+
+/// UP-30: puts the stream's language on the element that begins at `at`, behind its name.
+fn stamp_lang(out: &mut Vec<u8>, at: usize, lang: &str) {
+    let name = out[at..]
+        .iter()
+        .position(|byte| matches!(byte, b' ' | b'\t' | b'\r' | b'\n' | b'/' | b'>'));
+    let Some(name) = name else { return };
+    let mut attribute = b" xml:lang=\"".to_vec();
+    seam::escape_attribute(lang, &mut attribute);
+    attribute.push(b'"');
+    out.splice(at + name..at + name, attribute);
+}

@@ -1,0 +1,407 @@
+//! One WebSocket session as a machine without sockets, clocks or randomness.
+//!
+//! In go the bytes that were read from either side and the time; out come the bytes to write to
+//! either side, what to do with the two connections ([`Session::client`], [`Session::server`]),
+//! and the time at which to call again ([`Session::deadline`]). The shell that drives it is
+//! `session::run`.
+//!
+//! The two sides close independently of each other: a client may be gone while the server still
+//! gets its `</stream:stream>` and the grace to answer it, and the other way round. The session is
+//! over when both are.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::super::c2s::OpenRequest;
+use super::super::fault::Fault;
+use super::super::frame::FrameReader;
+use super::super::item::{Item, Kind, StreamHeader};
+use super::super::seam::FeatureRules;
+use super::super::xml::{ItemReader, Policy, Scratch};
+use super::core::{Core, Flags};
+use super::{Framing, Settings};
+
+/// Counts of what passed in one direction.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Flow {
+    /// `message`, `presence`, `iq`, and all other top-level elements.
+    pub elements: [u32; 4],
+    /// Bytes of those elements as they left the gateway, without frame heads.
+    pub bytes: u64,
+}
+
+impl Flow {
+    pub(super) fn count(&mut self, kind: Kind, bytes: usize) {
+        let slot = match kind {
+            Kind::Message => 0,
+            Kind::Presence => 1,
+            Kind::Iq => 2,
+            _ => 3,
+        };
+        self.elements[slot] += 1;
+        self.bytes += bytes as u64;
+    }
+
+    /// Elements of all kinds.
+    #[must_use]
+    pub fn total(&self) -> u32 {
+        self.elements.iter().sum()
+    }
+}
+
+/// What happened in one wake-up, for the shell to count.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Elements passed to the server.
+    pub to_server: Flow,
+    /// Elements passed to the client.
+    pub to_client: Flow,
+    /// Stanzas repaired (UP-36).
+    pub repaired: u32,
+    /// Stanzas emptied (UP-36).
+    pub emptied: u32,
+    /// Broken nonzas dropped (UP-36).
+    pub dropped: u32,
+    /// Blank messages dropped (WS-12).
+    pub blank: u32,
+    /// Failed logins with a `-PLUS` mechanism (UP-27).
+    pub binding_plus: u32,
+    /// Failed logins whose GS2 header begins `p` or `y` (UP-27).
+    pub binding_gs2: u32,
+}
+
+/// Bytes to write, and the counts that belong to them. Reused between wake-ups.
+#[derive(Debug, Default)]
+pub struct Out {
+    /// WebSocket frames for the client.
+    pub client: Vec<u8>,
+    /// XML for the server.
+    pub server: Vec<u8>,
+    /// What was counted.
+    pub tally: Tally,
+}
+
+/// What the shell has to do with the client's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ClientSide {
+    /// Read and write.
+    Open,
+    /// Our `<close/>` was sent after the client's; its Close frame is awaited until the time
+    /// (WS-35). Read and write.
+    AwaitingClose(Instant),
+    /// Our Close frame was written. Until the time, read for the client's; if `shut`, end the
+    /// write side as soon as all is flushed (WS-44).
+    Closing {
+        /// When patience ends.
+        until: Instant,
+        /// Whether the write side ends at once.
+        shut: bool,
+    },
+    /// Flush what can be flushed until the time, then close.
+    Finishing(Instant),
+    /// Drop it.
+    Gone,
+}
+
+/// What the shell has to do with the server's connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ServerSide {
+    /// There is none.
+    Absent,
+    /// Being opened.
+    Connecting,
+    /// Read and write.
+    Open,
+    /// `</stream:stream>` was written; the server's end is awaited until the time.
+    Closing(Instant),
+    /// Flush, end the write side, read to the end, until the time.
+    Finishing(Instant),
+    /// Drop it.
+    Gone,
+}
+
+/// How the client's connection ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// End of file or a socket error.
+    Lost,
+    /// It took no byte for `limits.stall_timeout`.
+    Stalled,
+}
+
+/// A client and its stream.
+#[derive(Debug)]
+pub struct Session {
+    frames: FrameReader,
+    reader: ItemReader,
+    core: Core,
+}
+
+impl Session {
+    /// A session whose 101 has just been sent. `id` is any number that is not guessable enough
+    /// to matter: it only appears in an `<open/>` that is followed by an error (WS-31).
+    #[must_use]
+    pub fn new(settings: Arc<Settings>, id: u64, now: Instant) -> Self {
+        Self {
+            frames: FrameReader::new(settings.frames),
+            reader: ItemReader::new(settings.server_xml, Policy::Tolerant),
+            core: Core {
+                framing: None,
+                client: ClientSide::Open,
+                server: ServerSide::Absent,
+                ended: None,
+                domain: None,
+                request: None,
+                scope: None,
+                lang: None,
+                id,
+                flags: Flags::default(),
+                features: settings.features,
+                binding: None,
+                created: now,
+                last_frame: now,
+                next_ping: now + settings.ping_interval,
+                last_upstream: now,
+                mid_message_since: None,
+                discarded: 0,
+                settings,
+            },
+        }
+    }
+
+    /// What to do with the client's connection.
+    #[must_use]
+    pub fn client(&self) -> ClientSide {
+        self.core.client
+    }
+
+    /// What to do with the server's connection.
+    #[must_use]
+    pub fn server(&self) -> ServerSide {
+        self.core.server
+    }
+
+    /// Whether both sides are done.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.core.client == ClientSide::Gone
+            && matches!(self.core.server, ServerSide::Absent | ServerSide::Gone)
+    }
+
+    /// Why the session ends, once it does.
+    #[must_use]
+    pub fn ended(&self) -> Option<Fault> {
+        self.core.ended
+    }
+
+    /// The framing, once the first message told it.
+    #[must_use]
+    pub fn framing(&self) -> Option<Framing> {
+        self.core.framing
+    }
+
+    /// The stream the client asked for; given once, when the connection has to be made.
+    pub fn take_request(&mut self) -> Option<Box<OpenRequest>> {
+        self.core.request.take()
+    }
+
+    /// Whether input of the client is taken now. While the upstream is being opened it is not:
+    /// what a hasty client sends has to wait.
+    #[must_use]
+    pub fn wants_client(&self) -> bool {
+        match self.core.client {
+            ClientSide::Open => self.core.server != ServerSide::Connecting,
+            ClientSide::AwaitingClose(_) | ClientSide::Closing { .. } => true,
+            ClientSide::Finishing(_) | ClientSide::Gone => false,
+        }
+    }
+
+    /// Whether input of the server is taken now.
+    #[must_use]
+    pub fn wants_server(&self) -> bool {
+        matches!(
+            self.core.server,
+            ServerSide::Open | ServerSide::Closing(_) | ServerSide::Finishing(_)
+        )
+    }
+
+    /// Bytes that are kept because an element or a message is incomplete.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        self.frames.held_bytes() + self.reader.held_bytes()
+    }
+
+    /// When [`Session::tick`] has to be called next.
+    #[must_use]
+    pub fn deadline(&self) -> Option<Instant> {
+        self.core.deadline()
+    }
+
+    /// Takes bytes of the client, as many as there is room for; the rest stays in `input`.
+    pub fn from_client(
+        &mut self,
+        scratch: &mut Scratch,
+        input: &mut &mut [u8],
+        out: &mut Out,
+        now: Instant,
+    ) {
+        while !input.is_empty() && self.wants_client() && self.core.has_room_to_server(out) {
+            if self.core.flags.deaf {
+                self.core.discard(input.len());
+                *input = &mut [];
+                return;
+            }
+            let before = input.len();
+            match self.frames.next(input) {
+                Ok(None) => {
+                    if matches!(self.core.client, ClientSide::Closing { .. }) {
+                        self.core.discard(before - input.len());
+                    }
+                    break;
+                }
+                Ok(Some(event)) => {
+                    self.core.last_frame = now;
+                    let restart = self.core.frame(scratch, event, out, now);
+                    if restart {
+                        self.reader.reset();
+                    }
+                    if matches!(self.core.client, ClientSide::Closing { .. }) {
+                        self.core.discard(before - input.len());
+                    }
+                }
+                Err(error) => {
+                    self.core.frame_error(error, out, now);
+                }
+            }
+        }
+        self.core.mid_message_since = match self.core.mid_message_since {
+            _ if !self.frames.is_mid_message() => None,
+            None => Some(now),
+            since => since,
+        };
+    }
+
+    /// The client is not read because the server takes nothing: its silence is not its fault.
+    pub fn client_not_read(&mut self, now: Instant) {
+        self.core.last_frame = now;
+        if self.core.mid_message_since.is_some() {
+            self.core.mid_message_since = Some(now);
+        }
+    }
+
+    /// The client's connection ended.
+    pub fn client_gone(&mut self, loss: Loss, now: Instant) {
+        let fault = match loss {
+            Loss::Lost => Fault::ClientLost,
+            Loss::Stalled => Fault::ClientStalled,
+        };
+        self.core.lose_client(fault, now);
+        self.core.client = ClientSide::Gone;
+    }
+
+    /// The upstream stream stands: `header` is the server's final one. `secure` says whether it
+    /// goes over TLS or does not leave the host, `certified` whether we showed a certificate of
+    /// our own (UP-16).
+    pub fn connected(
+        &mut self,
+        header: &StreamHeader,
+        secure: bool,
+        certified: bool,
+        out: &mut Out,
+        now: Instant,
+    ) {
+        let core = &mut self.core;
+        if core.server != ServerSide::Connecting {
+            return;
+        }
+        core.server = ServerSide::Open;
+        core.last_upstream = now;
+        core.flags.secure = secure;
+        core.features = FeatureRules { strip_external: certified, ..core.settings.features };
+        self.reader = ItemReader::with_scope(
+            core.settings.server_xml,
+            Policy::Tolerant,
+            header.scope.clone(),
+        );
+        core.server_header(header, out);
+    }
+
+    /// The upstream stream cannot be had.
+    pub fn connect_failed(&mut self, out: &mut Out, now: Instant) {
+        if self.core.server == ServerSide::Connecting {
+            self.core.server = ServerSide::Absent;
+            self.core.fail(Fault::ServerUnreachable, out, now);
+        }
+    }
+
+    /// Takes bytes of the server, as many as there is room for; the rest stays in `input`.
+    pub fn from_server(
+        &mut self,
+        scratch: &mut Scratch,
+        input: &mut &[u8],
+        out: &mut Out,
+        now: Instant,
+    ) {
+        self.core.last_upstream = now;
+        while !input.is_empty() && self.wants_server() && self.core.has_room_to_client(out) {
+            if self.core.client_is_deaf() || matches!(self.core.server, ServerSide::Finishing(_)) {
+                // Nobody is left to read it; only the end of the connection is awaited.
+                *input = &[];
+                return;
+            }
+            match self.reader.next(scratch, input) {
+                Ok(None) => return,
+                Ok(Some(Item::Header(header))) => self.core.restarted(&header, out, now),
+                Ok(Some(Item::Element(element))) => self.core.server_element(&element, out, now),
+                Ok(Some(Item::End)) => self.core.server_closed(out, now),
+                Err(_) => {
+                    self.core.server_garbage(out, now);
+                    *input = &[];
+                    return;
+                }
+            }
+        }
+    }
+
+    /// The server's connection ended, with or without a socket error.
+    pub fn server_gone(&mut self, out: &mut Out, now: Instant) {
+        match self.core.server {
+            ServerSide::Open => {
+                self.core.server = ServerSide::Gone;
+                self.core.fail(Fault::ServerLost, out, now);
+            }
+            ServerSide::Closing(_) => self.core.server_closed(out, now),
+            _ => {}
+        }
+        self.core.server = ServerSide::Gone;
+    }
+
+    /// The server took no byte for `limits.stall_timeout`.
+    pub fn server_stalled(&mut self, out: &mut Out, now: Instant) {
+        // Its socket buffer is full: no footer could reach it.
+        let was_closing = matches!(self.core.server, ServerSide::Closing(_));
+        self.core.server = ServerSide::Gone;
+        if was_closing {
+            self.core.finish_client_close(out, now);
+        } else {
+            self.core.fail(Fault::ServerStalled, out, now);
+        }
+    }
+
+    /// Whatever is due at `now`.
+    pub fn tick(&mut self, out: &mut Out, now: Instant) {
+        self.core.tick(out, now);
+    }
+
+    /// The process is shutting down (WS-39).
+    pub fn drain(&mut self, out: &mut Out, now: Instant) {
+        self.core.drain(out, now);
+    }
+
+    /// All bytes for the client have been taken by its socket.
+    pub fn client_flushed(&mut self) {
+        if matches!(self.core.client, ClientSide::Finishing(_)) {
+            self.core.client = ClientSide::Gone;
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! The shell: one task per session, and what the sessions of a worker share.
+//!
+//! [`run`] drives the machine of `proto::ws` over two sockets. [`worker`] holds the scratch memory
+//! that keeps an idle session small, and wakes every session of its thread when the process drains.
+//! Which connections are accepted at all is `http::ws`; how the server is reached is `upstream`.
+
+pub mod run;
+pub mod worker;

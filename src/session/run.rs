@@ -1,0 +1,556 @@
+//! The loop of a WebSocket session: read, let the machine handle it, write.
+//!
+//! Its one law is that it never waits for one peer while the other could be served: everything
+//! below is a poll. Backpressure is one sentence: *while bytes for one side wait for its socket,
+//! the other side is not read.* So what a session holds is bounded by one read chunk, one element
+//! and what a chunk of elements turns into, and a peer that takes nothing for
+//! `limits.stall_timeout` ends the session.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::Sleep;
+use tracing::{Span, debug, error, info, warn};
+
+use super::worker::{Buffers, Permit, READ_CHUNK, Worker};
+use crate::metrics::{Transport, Upgrade};
+use crate::proto::fault::Level;
+use crate::proto::ws::Framing;
+use crate::proto::ws::session::{ClientSide, Loss, ServerSide, Session, Tally};
+use crate::upstream::{ConnectFault, Established, Io};
+
+/// Read chunks handled in one poll before other sessions of the thread get their turn.
+const TURNS: u32 = 16;
+
+type Connecting = Pin<Box<dyn Future<Output = (Result<Established, ConnectFault>, Duration)>>>;
+
+/// The server's connection.
+enum Server {
+    None,
+    Connecting(Connecting),
+    Open(Io),
+}
+
+/// Bytes a socket did not take yet.
+#[derive(Default)]
+struct Pending {
+    bytes: Vec<u8>,
+    at: usize,
+    /// Since when not one byte was taken.
+    since: Option<Instant>,
+    /// The transport holds bytes of its own (TLS).
+    unflushed: bool,
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.at == self.bytes.len() && !self.unflushed
+    }
+
+    /// Writes what waits, then `fresh`; what is left of both waits. An error is the peer's end.
+    fn write<W: AsyncWrite + Unpin>(
+        &mut self,
+        io: &mut W,
+        fresh: &mut Vec<u8>,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> io::Result<()> {
+        if self.at < self.bytes.len() {
+            let taken = write_some(io, &self.bytes[self.at..], cx)?;
+            self.at += taken;
+            if taken > 0 {
+                self.since = Some(now);
+                self.unflushed = true;
+            }
+        }
+        if self.at == self.bytes.len() {
+            let taken = write_some(io, fresh, cx)?;
+            if taken > 0 {
+                self.since = Some(now);
+                self.unflushed = true;
+            }
+            // All gone is the common case: nothing is copied and nothing kept.
+            self.bytes = fresh[taken..].to_vec();
+            self.at = 0;
+        } else {
+            self.bytes.drain(..self.at);
+            self.at = 0;
+            self.bytes.extend_from_slice(fresh);
+        }
+        fresh.clear();
+        if self.unflushed {
+            match Pin::new(io).poll_flush(cx) {
+                Poll::Ready(result) => {
+                    result?;
+                    self.unflushed = false;
+                }
+                Poll::Pending => {}
+            }
+        }
+        self.since = if self.is_empty() { None } else { self.since.or(Some(now)) };
+        Ok(())
+    }
+
+    fn clear(&mut self) {
+        *self = Self::default();
+    }
+}
+
+fn write_some<W: AsyncWrite + Unpin>(
+    io: &mut W,
+    bytes: &[u8],
+    cx: &mut Context<'_>,
+) -> io::Result<usize> {
+    let mut taken = 0;
+    while taken < bytes.len() {
+        match Pin::new(&mut *io).poll_write(cx, &bytes[taken..]) {
+            Poll::Ready(Ok(0)) => return Err(io::ErrorKind::WriteZero.into()),
+            Poll::Ready(Ok(n)) => taken += n,
+            Poll::Ready(Err(error)) => return Err(error),
+            Poll::Pending => break,
+        }
+    }
+    Ok(taken)
+}
+
+/// One session, from the 101 to the end of both connections.
+pub struct Run {
+    worker: Rc<Worker>,
+    machine: Session,
+    client: Option<TcpStream>,
+    server: Server,
+    to_client: Pending,
+    to_server: Pending,
+    /// Input the machine had no room for, or that came before it wanted any.
+    held_client: Vec<u8>,
+    held_server: Vec<u8>,
+    sleep: Pin<Box<Sleep>>,
+    span: Span,
+    transport: Option<Transport>,
+    client_shut: bool,
+    server_shut: bool,
+    drained: bool,
+    registered: bool,
+    id: u64,
+    opened: Instant,
+    _permit: Permit,
+}
+
+impl Run {
+    /// A session over `client`, to which the 101 was written; `early` is what came behind the
+    /// upgrade request.
+    pub fn new(
+        worker: Rc<Worker>,
+        client: TcpStream,
+        early: Vec<u8>,
+        permit: Permit,
+        span: Span,
+        id: u64,
+        now: Instant,
+    ) -> Self {
+        let machine = Session::new(worker.shared.settings.clone(), id, now);
+        let at = machine.deadline().unwrap_or(now);
+        Self {
+            machine,
+            client: Some(client),
+            server: Server::None,
+            to_client: Pending::default(),
+            to_server: Pending::default(),
+            held_client: early,
+            held_server: Vec::new(),
+            sleep: Box::pin(tokio::time::sleep_until(at.into())),
+            span,
+            transport: None,
+            client_shut: false,
+            server_shut: false,
+            drained: false,
+            registered: false,
+            id,
+            opened: now,
+            worker,
+            _permit: permit,
+        }
+    }
+
+    fn turn(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
+        let mut progress = self.read_client(buffers, now, cx);
+        self.open_stream();
+        progress |= self.poll_connect(buffers, now, cx);
+        self.write_both(buffers, now, cx);
+        progress |= self.read_server(buffers, now, cx);
+        self.machine_tick(buffers, now);
+        self.write_both(buffers, now, cx);
+        self.count(buffers);
+        progress
+    }
+
+    // ---- the client ----------------------------------------------------------------------
+
+    fn read_client(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
+        let Some(client) = &mut self.client else { return false };
+        if matches!(self.machine.client(), ClientSide::Gone) {
+            return false;
+        }
+        if !self.to_server.is_empty() {
+            // The server does not take what was read: nothing more is.
+            return false;
+        }
+        if !self.machine.wants_client() {
+            // While the upstream is opened the client may leave or hurry; the latter is bounded.
+            if self.held_client.len() >= READ_CHUNK || self.machine.client() != ClientSide::Open {
+                return false;
+            }
+            return match read_some(client, &mut buffers.read, cx) {
+                Poll::Pending => false,
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    self.machine.client_gone(Loss::Lost, now);
+                    true
+                }
+                Poll::Ready(Ok(n)) => {
+                    self.held_client.extend_from_slice(&buffers.read[..n]);
+                    true
+                }
+            };
+        }
+        if !self.held_client.is_empty() {
+            let mut held = std::mem::take(&mut self.held_client);
+            let mut input = held.as_mut_slice();
+            self.machine.from_client(&mut buffers.scratch, &mut input, &mut buffers.out, now);
+            let left = input.len();
+            if left > 0 {
+                let used = held.len() - left;
+                held.drain(..used);
+                self.held_client = held;
+            }
+            return true;
+        }
+        match read_some(client, &mut buffers.read, cx) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(0) | Err(_)) => {
+                self.machine.client_gone(Loss::Lost, now);
+                true
+            }
+            Poll::Ready(Ok(n)) => {
+                let mut input = &mut buffers.read[..n];
+                self.machine.from_client(&mut buffers.scratch, &mut input, &mut buffers.out, now);
+                if !input.is_empty() {
+                    self.held_client = input.to_vec();
+                }
+                true
+            }
+        }
+    }
+
+    // ---- the server ----------------------------------------------------------------------
+
+    /// Starts the connection the client's `<open/>` asked for.
+    fn open_stream(&mut self) {
+        if self.transport.is_none()
+            && let Some(framing) = self.machine.framing()
+        {
+            let transport = match framing {
+                Framing::Rfc7395 => Transport::Websocket,
+                Framing::Legacy { .. } => Transport::WebsocketLegacy,
+            };
+            let metrics = self.worker.shared.metrics.transport(transport);
+            metrics.opened.inc();
+            metrics.sessions.inc();
+            self.span.record("transport", transport.label());
+            self.transport = Some(transport);
+        }
+        let Some(request) = self.machine.take_request() else { return };
+        self.span.record("domain", request.domain.as_str());
+        let connector = self.worker.shared.connector.clone();
+        self.server = Server::Connecting(Box::pin(async move {
+            let begun = tokio::time::Instant::from_std(clock());
+            let result = connector.open(&request).await;
+            (result, begun.elapsed())
+        }));
+    }
+
+    fn poll_connect(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
+        let Server::Connecting(connecting) = &mut self.server else { return false };
+        if self.machine.server() != ServerSide::Connecting {
+            // The client left: nobody waits for this connection.
+            self.server = Server::None;
+            return true;
+        }
+        let Poll::Ready((result, took)) = connecting.as_mut().poll(cx) else { return false };
+        let metrics = &self.worker.shared.metrics;
+        metrics.upstream_connect_seconds.observe(took.as_secs_f64());
+        match result {
+            Ok(established) => {
+                metrics.upstream_connect("ok");
+                self.server = Server::Open(established.io);
+                self.held_server = established.unread;
+                self.machine.connected(
+                    &established.header,
+                    established.secure,
+                    established.identified,
+                    &mut buffers.out,
+                    now,
+                );
+            }
+            Err(fault) => {
+                metrics.upstream_connect(fault.label());
+                self.server = Server::None;
+                self.span.in_scope(|| {
+                    warn!(reason = fault.label(), %fault, "server_connect_failed");
+                });
+                self.machine.connect_failed(&mut buffers.out, now);
+            }
+        }
+        true
+    }
+
+    fn read_server(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
+        let Server::Open(io) = &mut self.server else { return false };
+        if !self.machine.wants_server() || !self.to_client.is_empty() {
+            return false;
+        }
+        if !self.held_server.is_empty() {
+            let held = std::mem::take(&mut self.held_server);
+            let mut input = held.as_slice();
+            self.machine.from_server(&mut buffers.scratch, &mut input, &mut buffers.out, now);
+            if !input.is_empty() {
+                self.held_server = input.to_vec();
+            }
+            return true;
+        }
+        match read_some(io, &mut buffers.read, cx) {
+            Poll::Pending => false,
+            Poll::Ready(Ok(0) | Err(_)) => {
+                self.machine.server_gone(&mut buffers.out, now);
+                true
+            }
+            Poll::Ready(Ok(n)) => {
+                let mut input = &buffers.read[..n];
+                self.machine.from_server(&mut buffers.scratch, &mut input, &mut buffers.out, now);
+                if !input.is_empty() {
+                    self.held_server = input.to_vec();
+                }
+                true
+            }
+        }
+    }
+
+    // ---- writing, time, the end ------------------------------------------------------------
+
+    fn write_both(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) {
+        self.write_server(buffers, now, cx);
+        self.write_client(buffers, now, cx);
+    }
+
+    fn write_server(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) {
+        let fresh = &mut buffers.out.server;
+        let Server::Open(io) = &mut self.server else {
+            fresh.clear();
+            return;
+        };
+        if !(fresh.is_empty() && self.to_server.is_empty())
+            && self.to_server.write(io, fresh, now, cx).is_err()
+        {
+            self.to_server.clear();
+            self.machine.server_gone(&mut buffers.out, now);
+        }
+        if matches!(self.machine.server(), ServerSide::Finishing(_))
+            && self.to_server.is_empty()
+            && !self.server_shut
+        {
+            // close_notify and FIN; what the server still sends is read to its end.
+            match Pin::new(&mut *io).poll_shutdown(cx) {
+                Poll::Ready(_) => self.server_shut = true,
+                Poll::Pending => {}
+            }
+        }
+        if matches!(self.machine.server(), ServerSide::Gone) {
+            self.server = Server::None;
+            self.to_server.clear();
+            self.held_server = Vec::new();
+        }
+    }
+
+    fn write_client(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) {
+        let fresh = &mut buffers.out.client;
+        let Some(client) = &mut self.client else {
+            fresh.clear();
+            return;
+        };
+        if !(fresh.is_empty() && self.to_client.is_empty())
+            && self.to_client.write(client, fresh, now, cx).is_err()
+        {
+            self.to_client.clear();
+            self.machine.client_gone(Loss::Lost, now);
+        }
+        if self.to_client.is_empty() {
+            let shut = match self.machine.client() {
+                ClientSide::Closing { shut, .. } => shut,
+                ClientSide::Finishing(_) => true,
+                _ => false,
+            };
+            if shut && !self.client_shut {
+                match Pin::new(&mut *client).poll_shutdown(cx) {
+                    Poll::Ready(_) => self.client_shut = true,
+                    Poll::Pending => {}
+                }
+            }
+            if self.client_shut {
+                self.machine.client_flushed();
+            }
+        }
+        if self.machine.client() == ClientSide::Gone {
+            self.client = None;
+            self.to_client.clear();
+            self.held_client = Vec::new();
+        }
+    }
+
+    fn machine_tick(&mut self, buffers: &mut Buffers, now: Instant) {
+        if !self.drained && self.worker.shared.sessions.is_draining() {
+            self.drained = true;
+            self.machine.drain(&mut buffers.out, now);
+        }
+        if !self.to_server.is_empty() {
+            self.machine.client_not_read(now);
+        }
+        let stall = self.worker.shared.stall_timeout;
+        if self.to_client.since.is_some_and(|since| since + stall <= now) {
+            self.to_client.clear();
+            self.machine.client_gone(Loss::Stalled, now);
+        }
+        if self.to_server.since.is_some_and(|since| since + stall <= now) {
+            self.to_server.clear();
+            self.machine.server_stalled(&mut buffers.out, now);
+        }
+        if self.machine.deadline().is_some_and(|at| at <= now) {
+            self.machine.tick(&mut buffers.out, now);
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let stall = self.worker.shared.stall_timeout;
+        [
+            self.machine.deadline(),
+            self.to_client.since.map(|since| since + stall),
+            self.to_server.since.map(|since| since + stall),
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+    }
+
+    fn count(&self, buffers: &mut Buffers) {
+        let tally = std::mem::take(&mut buffers.out.tally);
+        if tally == Tally::default() {
+            return;
+        }
+        let metrics = &self.worker.shared.metrics;
+        if let Some(transport) = self.transport {
+            let of_transport = metrics.transport(transport);
+            of_transport.to_server(&tally.to_server);
+            of_transport.to_client(&tally.to_client);
+        }
+        for (counter, count) in [
+            (&metrics.repaired, tally.repaired),
+            (&metrics.emptied, tally.emptied),
+            (&metrics.dropped, tally.dropped),
+            (&metrics.blank_messages, tally.blank),
+            (&metrics.channel_binding_plus, tally.binding_plus),
+            (&metrics.channel_binding_gs2, tally.binding_gs2),
+        ] {
+            if count > 0 {
+                counter.inc_by(u64::from(count));
+            }
+        }
+    }
+}
+
+impl Future for Run {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if !this.registered {
+            this.registered = true;
+            this.worker.register(this.id, cx.waker().clone());
+        }
+        let now = clock();
+        let worker = Rc::clone(&this.worker);
+        let mut buffers = worker.buffers.borrow_mut();
+        let mut turns = 0;
+        while this.turn(&mut buffers, now, cx) {
+            turns += 1;
+            if turns == TURNS {
+                cx.waker().wake_by_ref();
+                break;
+            }
+        }
+        buffers.trim();
+        drop(buffers);
+        if this.machine.is_over() {
+            return Poll::Ready(());
+        }
+        let Some(at) = this.deadline() else { return Poll::Pending };
+        // The timer is only moved when it would come too late: what a stanza puts off is found
+        // out when it fires.
+        if at < this.sleep.deadline().into_std() || this.sleep.is_elapsed() {
+            this.sleep.as_mut().reset(at.into());
+        }
+        ready!(this.sleep.as_mut().poll(cx));
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+impl Drop for Run {
+    fn drop(&mut self) {
+        self.worker.unregister(self.id);
+        let seconds = clock().duration_since(self.opened).as_secs_f64();
+        let fault = self.machine.ended();
+        match (self.transport, fault) {
+            (Some(transport), fault) => {
+                // A session dropped alive is one of a worker that was stopped.
+                let fault = fault.unwrap_or(crate::proto::fault::Fault::Drain);
+                self.worker.shared.metrics.transport(transport).ended(fault);
+                let (reason, blame) = (fault.label(), fault.blame().label());
+                self.span.in_scope(|| match fault.level() {
+                    Level::Debug => debug!(reason, blame, seconds, "session_ended"),
+                    Level::Info => info!(reason, blame, seconds, "session_ended"),
+                    Level::Warn => warn!(reason, blame, seconds, "session_ended"),
+                    Level::Error => error!(reason, blame, seconds, "session_ended"),
+                });
+            }
+            (None, fault) => {
+                self.worker.shared.metrics.upgrade(Upgrade::NeverOpened);
+                let reason = fault.map_or("drain", |fault| fault.label());
+                self.span.in_scope(|| debug!(reason, seconds, "session_never_opened"));
+            }
+        }
+    }
+}
+
+/// One read; zero is the end of the stream.
+fn read_some<R: AsyncRead + Unpin>(
+    io: &mut R,
+    buffer: &mut [u8],
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    let mut buffer = ReadBuf::new(buffer);
+    match Pin::new(io).poll_read(cx, &mut buffer) {
+        Poll::Ready(Ok(())) => Poll::Ready(Ok(buffer.filled().len())),
+        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+        Poll::Pending => Poll::Pending,
+    }
+}
+
+/// Where time enters a session.
+#[expect(clippy::disallowed_methods, reason = "the shell is where the clock is read")]
+pub(crate) fn clock() -> Instant {
+    Instant::now()
+}

@@ -1,0 +1,93 @@
+//! The byte stream below a c2s stream: TCP, a Unix socket, or TLS over either.
+//!
+//! One enum instead of a boxed trait object, so that a plain connection costs no allocation and no
+//! indirect call. What runs over it is none of its business.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+use tokio_rustls::client::TlsStream;
+
+/// A connection to an XMPP server. After writing over TLS, flush: records may wait in its buffer.
+pub enum Io {
+    /// Plain TCP, TCP_NODELAY set.
+    Tcp(TcpStream),
+    /// A Unix socket.
+    Unix(UnixStream),
+    /// TLS over one of the other two. Boxed: its state is a hundred times their size.
+    Tls(Box<TlsStream<Self>>),
+}
+
+impl Io {
+    /// Whether the bytes are encrypted.
+    pub fn is_secure(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+}
+
+impl std::fmt::Debug for Io {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tcp(_) => "Io::Tcp",
+            Self::Unix(_) => "Io::Unix",
+            Self::Tls(_) => "Io::Tls",
+        })
+    }
+}
+
+macro_rules! each {
+    ($io:expr, $method:ident, $($argument:expr),*) => {
+        match $io.get_mut() {
+            Io::Tcp(inner) => Pin::new(inner).$method($($argument),*),
+            Io::Unix(inner) => Pin::new(inner).$method($($argument),*),
+            Io::Tls(inner) => Pin::new(inner.as_mut()).$method($($argument),*),
+        }
+    };
+}
+
+impl AsyncRead for Io {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        each!(self, poll_read, cx, buf)
+    }
+}
+
+impl AsyncWrite for Io {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, poll_write, cx, buf)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        each!(self, poll_write_vectored, cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match self {
+            Self::Tcp(inner) => inner.is_write_vectored(),
+            Self::Unix(inner) => inner.is_write_vectored(),
+            Self::Tls(inner) => inner.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, poll_flush, cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        each!(self, poll_shutdown, cx)
+    }
+}

@@ -1,0 +1,682 @@
+//! The configuration as its users meet it: layers, errors with their places, the documented
+//! default file.
+
+#![expect(clippy::unwrap_used, reason = "a test ends at the first surprise")]
+
+use std::ffi::OsString;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use bosphorus::cli::{Cli, Command as CliCommand};
+use bosphorus::config::*;
+use bosphorus::proto::domain::Domain;
+use clap::Parser as _;
+
+const DOMAIN: &str = "[domains.\"example.org\"]\n";
+
+#[test]
+fn a_key_goes_through_all_four_layers() {
+    let dir = Dir::new("layers");
+    let file = dir.write("b.toml", &format!("[listen]\naddresses = [\"127.0.0.2:2\"]\n{DOMAIN}"));
+    let empty = dir.write("empty.toml", DOMAIN);
+    let variable = [("BOSPHORUS__LISTEN__ADDRESSES", "127.0.0.3:3,127.0.0.3:33")];
+    let flag = ["--listen", "127.0.0.4:4", "--listen", "127.0.0.4:44"];
+    let addresses = |file: &Path, environment: &[(&str, &str)], flags: &[&str]| {
+        let config = serve(Some(file), environment, flags).unwrap();
+        config.listen.addresses.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(addresses(&empty, &[], &[]), ["127.0.0.1:5280"]);
+    assert_eq!(addresses(&file, &[], &[]), ["127.0.0.2:2"]);
+    assert_eq!(addresses(&file, &variable, &[]), ["127.0.0.3:3", "127.0.0.3:33"]);
+    assert_eq!(addresses(&file, &variable, &flag), ["127.0.0.4:4", "127.0.0.4:44"]);
+    assert_eq!(addresses(&file, &[], &flag), ["127.0.0.4:4", "127.0.0.4:44"]);
+}
+
+#[test]
+fn a_variable_is_read_as_its_key_wants_it() {
+    let config = serve(
+        None,
+        &[
+            ("BOSPHORUS__LISTEN__WORKERS", "3"),
+            ("BOSPHORUS__LIMITS__ELEMENT_BYTES", "20000"),
+            ("BOSPHORUS__LIMITS__PENDING_BYTES", "64 KiB"),
+            ("BOSPHORUS__WS__LEGACY_FRAMING", "false"),
+            ("BOSPHORUS__WS__PATHS", "/a, /b"),
+            ("BOSPHORUS__WS__PING_INTERVAL", "45s"),
+            ("BOSPHORUS__UPSTREAM__DNS", ""),
+            ("BOSPHORUS__ADMIN__ADDRESS", ""),
+            ("BOSPHORUS__DEFAULT_DOMAIN", "example.org"),
+            ("BOSPHORUS__DOMAINS__EXAMPLE.ORG__SERVERS", "127.0.0.1:5222"),
+            ("BOSPHORUS__DOMAINS__*__SERVERS", "unix:/run/x"),
+            ("BOSPHORUS_OTHER", "not ours"),
+            ("bosphorus__listen__workers", "not ours"),
+        ],
+        &[],
+    )
+    .unwrap();
+    assert_eq!(config.listen.workers, Some(3));
+    assert_eq!(config.limits.element_bytes, 20_000);
+    assert_eq!(config.limits.pending_bytes, 65_536);
+    assert!(!config.ws.legacy_framing);
+    assert_eq!(config.ws.paths, ["/a", "/b"]);
+    assert_eq!(config.ws.ping_interval, Duration::from_secs(45));
+    assert!(config.upstream.dns.is_empty());
+    assert_eq!(config.admin.address, None);
+    assert_eq!(config.default_domain, Some(domain("example.org")));
+    assert_eq!(config.domains[&domain("example.org")].servers, [tcp("127.0.0.1", 5222)]);
+    assert_eq!(config.fallback.unwrap().servers, [ServerAddress::Unix("/run/x".into())]);
+}
+
+/// WS-21: names are compared prepared, in the file, in variables and in flags alike.
+#[test]
+fn one_domain_is_one_table_in_every_layer() {
+    let dir = Dir::new("domains");
+    let file = dir.write(
+        "b.toml",
+        "[domains.\"Example.ORG\"]\nservers = [\"a\"]\ntls = \"required\"\n\
+         [domains.\"xn--bcher-kva.example\"]\nservers = [\"b:1\"]\n\
+         [domains.\"*\"]\nservers = [\"c\"]\n",
+    );
+    let environment = [("BOSPHORUS__DOMAINS__EXAMPLE.ORG__SERVERS", "env:2")];
+    let config = serve(Some(&file), &environment, &["--domain", "bücher.example"]).unwrap();
+    assert_eq!(config.domains.len(), 2);
+    let route = config.route(&domain("example.org")).unwrap();
+    assert_eq!((route.servers.as_slice(), route.tls), (&[tcp("env", 2)][..], TlsMode::Required));
+    // A --domain without --server leaves the file's servers.
+    assert_eq!(config.route(&domain("bücher.example")).unwrap().servers, [tcp("b", 1)]);
+    assert_eq!(config.route(&domain("else.example")).unwrap().servers, [tcp("c", 5222)]);
+
+    assert_eq!(
+        faults("[domains.\"a.example\"]\n[domains.\"A.Example\"]\n"),
+        ["(text):2: domains.\"a.example\": the same domain is in the file twice"]
+    );
+}
+
+#[test]
+fn flags_are_enough_without_a_file() {
+    let config = serve(
+        None,
+        &[],
+        &[
+            "--domain=a.example",
+            "--domain=b.example",
+            "--server=xmpps://[::1]",
+            "--server=unix:/run/xmpp.sock",
+            "--admin=",
+            "--log-format=json",
+            "--log-filter=warn,bosphorus=debug",
+        ],
+    )
+    .unwrap();
+    let servers = [
+        ServerAddress::DirectTls { host: "::1".to_owned(), port: 5223 },
+        ServerAddress::Unix("/run/xmpp.sock".into()),
+    ];
+    for name in ["a.example", "b.example"] {
+        assert_eq!(config.domains[&domain(name)].servers, servers);
+    }
+    assert_eq!(config.route(&domain("c.example")), None);
+    assert_eq!(config.admin.address, None);
+    assert_eq!(config.log.format, LogFormat::Json);
+    assert!(Cli::try_parse_from(["bosphorus", "serve", "--server", "a"]).is_err());
+}
+
+/// A typo must not become a default: in a section, as a section, in a variable.
+#[test]
+fn unknown_keys_are_refused_wherever_they_are() {
+    assert_eq!(
+        faults("[drain]\ntimeout = \"5s\"\n\n[admin]\nadress = \"\"\n[lisen]\nx = 1\n[log.deep]\n"),
+        [
+            "(text):5: admin.adress: unknown key, expected `address`",
+            "(text):6: lisen: unknown key, expected one of `default_domain`, `listen`, `admin`, `ws`, \
+             `limits`, `upstream`, `domains`, `sasl`, `drain`, `log`",
+            "(text):8: log.deep: unknown key, expected `format` or `filter`",
+        ]
+    );
+    assert_eq!(
+        faults("[domains.\"example.org\"]\nserver = []\n"),
+        [
+            "(text):2: domains.\"example.org\".server: unknown key, expected one of `servers`, `tls`, \
+          `ca_file`, `pin_sha256`, `insecure`, `client_certificate`, `client_key`"
+        ]
+    );
+    assert_eq!(
+        refused(
+            None,
+            &[("BOSPHORUS__LOG__LEVEL", "info"), ("BOSPHORUS__", "x"), ("BOSPHORUS__LOG", "x")],
+            &["--domain=example.org"]
+        ),
+        [
+            "BOSPHORUS__: \"\": unknown key, expected one of `default_domain`, `listen`, `admin`, `ws`, \
+             `limits`, `upstream`, `domains`, `sasl`, `drain`, `log`",
+            "BOSPHORUS__LOG: log: expected a table, found string \"x\"",
+            "BOSPHORUS__LOG__LEVEL: log.level: unknown key, expected `format` or `filter`",
+        ]
+    );
+}
+
+#[test]
+fn a_wrong_type_names_line_and_expectation() {
+    assert_eq!(
+        faults(
+            "listen = 5\n\
+             drain = [\"5s\"]\n\
+             [ws]\n\
+             require_origin = \"yes\"\n\
+             ping_interval = 30\n\
+             missed_pongs = -1\n\
+             paths = \"/ws\"\n\
+             allowed_origins = [\n  \"*\",\n  5,\n]\n\
+             [limits]\n\
+             depth = 1.5\n\
+             element_bytes = \"256 KB\"\n\
+             [[domains]]\n"
+        ),
+        [
+            "(text):1: listen: expected a table, found integer `5`",
+            "(text):2: drain: expected a table, found a list",
+            "(text):4: ws.require_origin: expected a boolean, found string \"yes\"",
+            "(text):5: ws.ping_interval: expected a duration such as \"500ms\", \"30s\" or \"2m\", found integer `30`",
+            "(text):6: ws.missed_pongs: expected a whole number, found integer `-1`",
+            "(text):7: ws.paths: expected a list, found string \"/ws\"",
+            "(text):8: ws.allowed_origins: expected a string, found integer `5`",
+            "(text):13: limits.depth: expected a whole number, found floating point `1.5`",
+            "(text):14: limits.element_bytes: expected a number of bytes or a size such as \"256 KiB\", found string \"256 KB\"",
+            "(text):15: domains: expected a table, found a list",
+        ]
+    );
+    assert_eq!(
+        refused(
+            None,
+            &[("BOSPHORUS__LISTEN__BACKLOG", "many"), ("BOSPHORUS__DRAIN__TIMEOUT", "10")],
+            &[]
+        ),
+        [
+            "BOSPHORUS__DRAIN__TIMEOUT: drain.timeout: expected a duration such as \"500ms\", \"30s\" or \"2m\", \
+             found string \"10\"",
+            "BOSPHORUS__LISTEN__BACKLOG: listen.backlog: expected a whole number, found string \"many\"",
+        ]
+    );
+}
+
+/// Every fault in one pass, each at the line, variable or flag that set it, elements of lists at their own line.
+#[test]
+fn wrong_values_are_all_found() {
+    let dir = Dir::new("semantic");
+    let file = dir.write(
+        "b.toml",
+        r#"default_domain = "other.example"
+[listen]
+addresses = [
+  "127.0.0.1:5280",
+  "localhost:5281",
+  "127.0.0.1:5280",
+]
+backlog = 0
+head_timeout = "0s"
+[ws]
+paths = ["ws"]
+allowed_origins = ["https://chat.example/"]
+[limits]
+element_bytes = 9999
+[upstream]
+tls = "maybe"
+dns = ["9.9.9.9"]
+pin_sha256 = ["c2hvcnQ="]
+ca_file = "missing.pem"
+client_key = "x"
+[sasl]
+channel_binding = "drop"
+[drain]
+timeout = "25h"
+[log]
+format = "xml"
+filter = "a=b=c"
+[domains."example.org"]
+servers = ["http://x", "unix:foo", "1.2.3.4:0", "::1", "[::1", "a b"]
+"#,
+    );
+    let place = |line: usize| format!("{}:{line}", file.display());
+    let server = "domains.\"example.org\".servers: expected \"xmpp://host:port\", \
+                  \"xmpps://host:port\", \"host:port\" or \"unix:/path\", found";
+    let expected = [
+        (1, "default_domain: expected one of the domains under [domains], found \"other.example\"".to_owned()),
+        (3, "listen.addresses: \"127.0.0.1:5280\" is there twice".to_owned()),
+        (5, "listen.addresses: expected an IP address (not a name) and a port, such as \
+             \"127.0.0.1:5280\" or \"[::1]:5280\", found \"localhost:5281\"".to_owned()),
+        (8, "listen.backlog: expected 1 to 65535, found 0".to_owned()),
+        (9, "listen.head_timeout: expected 1ms to 24h, found 0s".to_owned()),
+        (11, "ws.paths: expected a path such as \"/ws\", found \"ws\"".to_owned()),
+        (12, "ws.allowed_origins: expected an origin such as \"https://chat.example.org\" (scheme, host, \
+              port if not the usual one, nothing after it), \"null\" or \"*\", found \
+              \"https://chat.example/\"".to_owned()),
+        (14, "limits.element_bytes: expected 10000 to 1073741824 bytes, found 9999".to_owned()),
+        (16, "upstream.tls: expected \"auto\", \"required\", \"if-offered\" or \"never\", found \"maybe\"".to_owned()),
+        (17, "upstream.dns: expected an IP address (not a name) and a port, such as \
+              \"127.0.0.1:5280\" or \"[::1]:5280\", found \"9.9.9.9\"".to_owned()),
+        (18, "upstream.pin_sha256: expected the SHA-256 of a public key in base64 (44 characters), \
+              found \"c2hvcnQ=\"".to_owned()),
+        (19, format!("upstream.ca_file: expected a readable file, found {}: No such file or directory \
+              (os error 2)", dir.0.join("missing.pem").display())),
+        (20, "upstream.client_key: expected client_certificate beside it".to_owned()),
+        (22, "sasl.channel_binding: expected \"passthrough\" or \"strip\", found \"drop\"".to_owned()),
+        (24, "drain.timeout: expected 1ms to 24h, found 25h".to_owned()),
+        (26, "log.format: expected \"human\" or \"json\", found \"xml\"".to_owned()),
+        (27, "log.filter: expected a filter such as \"info\" or \"warn,bosphorus=debug\", found \"a=b=c\" \
+              (error parsing level filter: expected one of \"off\", \"error\", \"warn\", \"info\", \
+              \"debug\", \"trace\", or a number 0-5)".to_owned()),
+        (29, format!("{server} \"http://x\": the scheme is not one of these")),
+        (29, format!("{server} \"unix:foo\": the path must be absolute")),
+        (29, format!("{server} \"1.2.3.4:0\": the port is not a number from 1 to 65535")),
+        (29, format!("{server} \"::1\": an IPv6 address is written in brackets")),
+        (29, format!("{server} \"[::1\": the bracket is not closed")),
+        (29, format!("{server} \"a b\": the host is not a name or an address")),
+    ];
+    let expected: Vec<_> =
+        expected.into_iter().map(|(line, text)| format!("{}: {text}", place(line))).collect();
+    assert_eq!(refused(Some(&file), &[], &[]), expected);
+
+    assert_eq!(
+        refused(
+            None,
+            &[("BOSPHORUS__SASL__CHANNEL_BINDING", "x")],
+            &["--admin=here", "--domain=a@b"]
+        ),
+        [
+            "--domain: domains.\"a@b\": expected a domain name or \"*\": the character '@' cannot be in a domain name",
+            "--admin: admin.address: expected an IP address (not a name) and a port, such as \
+             \"127.0.0.1:5280\" or \"[::1]:5280\", found \"here\"",
+            "BOSPHORUS__SASL__CHANNEL_BINDING: sasl.channel_binding: expected \"passthrough\" or \"strip\", found \"x\"",
+        ]
+    );
+}
+
+/// A fault between two keys is put on the one that was set.
+#[test]
+fn limits_that_contradict_each_other_are_refused() {
+    assert_eq!(
+        faults(&format!("[limits]\npending_bytes = 20000\n{DOMAIN}")),
+        ["(text):2: limits.pending_bytes: expected at least limits.element_bytes (262144), \
+          since an element that is allowed must fit the queue, found 20000"]
+    );
+    assert_eq!(
+        faults(&format!("[limits]\n\nelement_bytes = \"2 MiB\"\n{DOMAIN}")),
+        ["(text):3: limits.element_bytes: expected at most limits.pending_bytes (1048576), \
+          since an element that is allowed must fit the queue, found 2097152"]
+    );
+    assert_eq!(
+        faults(&format!("[admin]\naddress = \"127.0.0.1:5280\"\n{DOMAIN}")),
+        ["(text):2: admin.address: 127.0.0.1:5280 is one of listen.addresses too"]
+    );
+}
+
+/// SEC-22: no client value chooses where the gateway connects.
+#[test]
+fn the_domain_star_needs_servers() {
+    assert_eq!(
+        faults("[domains.\"*\"]\n"),
+        [
+            "(text):1: domains.\"*\".servers: expected at least one server: without it a client could name \
+          any host on the net as its domain"
+        ]
+    );
+}
+
+#[test]
+fn serving_nothing_says_what_to_add() {
+    let text = "domains: no domain is served; add a table [domains.\"example.org\"] with your XMPP \
+                domain, or give --domain example.org";
+    assert_eq!(refused(None, &[], &[]), [text]);
+    assert_eq!(faults("[drain]\ntimeout = \"5s\"\n"), [format!("(text): {text}")]);
+}
+
+#[test]
+fn broken_toml_names_the_line() {
+    assert_eq!(faults("a = 1\n[b"), ["(text):2: not valid TOML: unclosed table, expected `]`"]);
+    let fault = &faults("[drain]\ntimeout = \"5s\"\ntimeout = \"6s\"\n")[0];
+    assert!(fault.starts_with("(text):3: not valid TOML: duplicate key"), "{fault}");
+}
+
+/// UP-14, UP-16: a domain's own settings stand in for those of `[upstream]`, each alone.
+#[test]
+fn a_domain_overrides_what_it_names() {
+    let dir = Dir::new("override");
+    let key = rcgen::generate_simple_self_signed(["example.org".to_owned()]).unwrap();
+    let ca = dir.write("ca.pem", &key.cert.pem());
+    let private = dir.write("key.pem", &key.signing_key.serialize_pem());
+    dir.write("junk.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n");
+    let pin = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
+    let text = format!(
+        "[upstream]\ntls = \"required\"\npin_sha256 = [\"{pin}\"]\nwhitespace_keepalive = \"60s\"\n\
+         [domains.plain]\n\
+         [domains.own]\ntls = \"never\"\nservers = [\"xmpp://localhost\"]\nca_file = \"ca.pem\"\n\
+         pin_sha256 = []\nclient_certificate = \"ca.pem\"\nclient_key = \"key.pem\"\n"
+    );
+    let file = dir.write("b.toml", &text);
+    let config = serve(Some(&file), &[], &[]).unwrap();
+    assert_eq!(config.upstream.whitespace_keepalive, Some(Duration::from_secs(60)));
+    let plain = &config.domains[&domain("plain")];
+    assert_eq!(
+        (plain.tls, plain.pin_sha256.as_slice()),
+        (TlsMode::Required, &[SpkiPin([0; 32])][..])
+    );
+    assert_eq!((&plain.ca_file, &plain.client), (&None, &None));
+    let own = &config.domains[&domain("own")];
+    assert_eq!((own.tls, own.pin_sha256.as_slice()), (TlsMode::Never, &[][..]));
+    // Paths in a file are relative to that file.
+    assert_eq!(own.ca_file.as_ref(), Some(&ca));
+    assert_eq!(own.client, Some(ClientIdentity { certificate: ca.clone(), key: private.clone() }));
+    assert_eq!(config.warnings, [""; 0]);
+
+    let file = dir.write(
+        "bad.toml",
+        &format!("[upstream]\nca_file = \"junk.pem\"\nclient_certificate = \"key.pem\"\nclient_key = \"ca.pem\"\n{DOMAIN}"),
+    );
+    let place = |line| format!("{}:{line}", file.display());
+    let pem = "expected certificates in PEM (-----BEGIN CERTIFICATE-----), found";
+    assert_eq!(
+        refused(Some(&file), &[], &[]),
+        [
+            format!("{}: upstream.ca_file: {pem} {}", place(2), dir.0.join("junk.pem").display()),
+            format!("{}: upstream.client_certificate: {pem} {}", place(3), private.display()),
+            format!(
+                "{}: upstream.client_key: expected a private key in PEM, not encrypted, found {}",
+                place(4),
+                ca.display()
+            ),
+        ]
+    );
+}
+
+#[test]
+fn what_is_dangerous_is_warned_about() {
+    let text = r#"[admin]
+address = "0.0.0.0:9280"
+[ws]
+allowed_origins = ["*", "null"]
+[upstream]
+tls = "if-offered"
+insecure = true
+[sasl]
+channel_binding = "strip"
+[domains."dns.example"]
+[domains."remote.example"]
+tls = "never"
+servers = ["xmpps://192.0.2.1", "xmpp://192.0.2.1:5222"]
+[domains."near.example"]
+tls = "never"
+servers = ["127.0.0.1:5222", "[::1]", "unix:/run/x", "xmpps://192.0.2.1"]
+"#;
+    assert_eq!(
+        Config::from_toml_str(text).unwrap().warnings,
+        [
+            "(text):2: admin.address: 0.0.0.0:9280 is not loopback: whoever reaches it can read the metrics",
+            "(text):4: ws.allowed_origins: \"*\" allows every origin; the others change nothing",
+            "(text):7: upstream.insecure: certificates are NOT verified: whoever sits between can pose as any \
+             server and read every password and message; use pin_sha256 or ca_file instead",
+            "(text):6: upstream.tls: passwords and messages go to the server that DNS names for dns.example \
+             in the clear if someone on the way removes the offer of TLS",
+            "(text):12: domains.\"remote.example\".tls: passwords and messages go to xmpp://192.0.2.1:5222 in \
+             the clear",
+            "(text):9: sasl.channel_binding: \"strip\" makes clients that check the offer (XEP-0474, SCRAM's \
+             \"y\" flag) refuse to log in",
+        ]
+    );
+}
+
+/// CSWSH: what a browser sends is compared as browsers write it.
+#[test]
+fn origins_are_compared_as_browsers_write_them() {
+    let text = format!(
+        "[ws]\nallowed_origins = [\"https://Chat.Example.org:443\", \"http://[::1]:8080\", \"null\"]\n{DOMAIN}"
+    );
+    let origins = Config::from_toml_str(&text).unwrap().ws.allowed_origins;
+    for origin in ["https://chat.example.org", "http://[::1]:8080", "null"] {
+        assert!(origins.allows(origin), "{origin}");
+    }
+    for origin in
+        ["http://chat.example.org", "https://chat.example.org:444", "http://[::1]", "*", ""]
+    {
+        assert!(!origins.allows(origin), "{origin}");
+    }
+    assert!(Config::default().ws.allowed_origins.allows("https://any.example"));
+}
+
+#[test]
+fn tls_auto_depends_on_the_peer() {
+    assert_eq!(TlsMode::Auto.for_peer(true), TlsMode::IfOffered);
+    assert_eq!(TlsMode::Auto.for_peer(false), TlsMode::Required);
+    assert_eq!(TlsMode::Never.for_peer(false), TlsMode::Never);
+    let loopback = |text: &str| {
+        let text = format!("{DOMAIN}servers = [\"{text}\"]\n");
+        Config::from_toml_str(&text).unwrap().domains[&domain("example.org")].servers[0]
+            .is_loopback()
+    };
+    for near in
+        ["127.9.9.9", "[::1]:5222", "localhost", "a.localhost", "unix:/x", "xmpps://localhost"]
+    {
+        assert!(loopback(near), "{near}");
+    }
+    for far in ["192.0.2.1", "[2001:db8::1]", "localhost.example", "xmpps://example.org"] {
+        assert!(!loopback(far), "{far}");
+    }
+}
+
+/// The default file is the documentation: same values as the code, every key there, each with a comment above it.
+#[test]
+fn the_default_file_is_the_defaults() {
+    let from_file = Config::from_toml_str(&format!("{DEFAULTS}\n{DOMAIN}")).unwrap();
+    let mut expected = Config::from_toml_str(DOMAIN).unwrap();
+    assert_eq!(from_file, expected);
+    expected.domains.clear();
+    assert_eq!(Config::default(), expected);
+
+    let without_default = ["default_domain", "ca_file", "client_certificate", "client_key"];
+    let mut sections = known_keys("");
+    sections.retain(|key| key != "domains" && key != "default_domain");
+    assert_eq!(sections.len(), 8);
+    let lines: Vec<&str> = DEFAULTS.lines().collect();
+    for (section, keys) in sections
+        .iter()
+        .map(|section| (section.as_str(), known_keys(&format!("[{section}]"))))
+        .chain([("", vec!["default_domain".to_owned()])])
+    {
+        let start = match section {
+            "" => 0,
+            _ => lines.iter().position(|line| *line == format!("[{section}]")).unwrap() + 1,
+        };
+        let length = lines[start..]
+            .iter()
+            .position(|line| line.starts_with('['))
+            .unwrap_or(lines.len() - start);
+        let part = &lines[start..start + length];
+        for key in keys {
+            let prefix = if without_default.contains(&key.as_str()) { "# " } else { "" };
+            let at = part.iter().position(|line| line.starts_with(&format!("{prefix}{key} = ")));
+            let at = at.unwrap_or_else(|| panic!("{section}.{key} is not in the default file"));
+            let comment = part[at - 1].strip_prefix("# ").unwrap_or_default();
+            assert!(
+                comment.contains(' ') && !comment.contains(" = "),
+                "{section}.{key} has no comment"
+            );
+        }
+    }
+}
+
+/// The commented-out part is right too, once someone takes the comment signs away.
+#[test]
+fn the_commented_domains_of_the_default_file_are_valid() {
+    let (_, tail) = DEFAULTS.split_once("# The domains.").unwrap();
+    let domains: String = tail
+        .lines()
+        .filter_map(|line| line.strip_prefix("# "))
+        .filter(|line| line.starts_with('[') || line.contains(" = "))
+        .map(|line| format!("{line}\n"))
+        .collect();
+    for key in known_keys("[domains.x]") {
+        assert!(domains.contains(&format!("{key} = ")), "{key}");
+    }
+    let valid: String = domains
+        .lines()
+        .filter(|line| !line.contains(".pem\"") && !line.contains(".key\""))
+        .fold("default_domain = \"example.org\"\n".to_owned(), |text, line| text + line + "\n");
+    let config = Config::from_toml_str(&valid).unwrap();
+    assert!(config.fallback.is_some() && config.domains.len() == 1 && config.warnings.is_empty());
+}
+
+#[test]
+fn the_examples_are_valid() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/examples");
+    let mut count = 0;
+    for entry in std::fs::read_dir(examples).unwrap() {
+        let config = serve(Some(&entry.unwrap().path()), &[], &[]).unwrap();
+        assert_eq!(config.warnings, [""; 0]);
+        count += 1;
+    }
+    assert_eq!(count, 3);
+}
+
+#[test]
+fn the_program_checks_files_and_says_so_in_its_status() {
+    let dir = Dir::new("program");
+    let good = dir.write("good.toml", &format!("[admin]\naddress = \"0.0.0.0:1\"\n{DOMAIN}"));
+    let bad = dir.write("bad.toml", &format!("[drain]\ntimeout = 5\n{DOMAIN}"));
+
+    let output = bosphorus(&["config", "check", good.to_str().unwrap()], &[]);
+    assert_eq!(output.status.code(), Some(0));
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        format!(
+            "{0}: ok\nwarning: {0}:2: admin.address: 0.0.0.0:1 is not loopback: whoever reaches it can read the metrics\n",
+            good.display()
+        )
+    );
+
+    let fault = format!(
+        "{}:2: drain.timeout: expected a duration such as \"500ms\", \"30s\" or \"2m\", found integer `5`\n",
+        bad.display()
+    );
+    for arguments in
+        [["config", "check", bad.to_str().unwrap()], ["serve", "--config", bad.to_str().unwrap()]]
+    {
+        let output = bosphorus(&arguments, &[]);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(said.contains(fault.trim_end()), "{arguments:?}: {said}");
+    }
+
+    let missing = dir.0.join("missing.toml");
+    let output = bosphorus(&["config", "check", missing.to_str().unwrap()], &[]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        String::from_utf8(output.stderr).unwrap(),
+        format!("{}: cannot be read: No such file or directory (os error 2)\n", missing.display())
+    );
+
+    let variable = [("BOSPHORUS__DRAIN__TIMEOUT", "soon")];
+    let output = bosphorus(&["config", "check", good.to_str().unwrap()], &variable);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        String::from_utf8(output.stderr)
+            .unwrap()
+            .starts_with("BOSPHORUS__DRAIN__TIMEOUT: drain.timeout: ")
+    );
+
+    for arguments in [&["serve", "--admin", "here"][..], &["serve", "--nonsense"], &["serve"], &[]]
+    {
+        assert_eq!(bosphorus(arguments, &[]).status.code(), Some(2), "{arguments:?}");
+    }
+}
+
+#[test]
+fn the_program_prints_its_defaults_version_and_help() {
+    let output = bosphorus(&["config", "defaults"], &[("BOSPHORUS__DRAIN__TIMEOUT", "soon")]);
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), DEFAULTS);
+    let output = bosphorus(&["--version"], &[]);
+    assert_eq!(
+        String::from_utf8(output.stdout).unwrap(),
+        format!("bosphorus {}\n", env!("CARGO_PKG_VERSION"))
+    );
+    for help in [&["--help"][..], &["serve", "--help"], &["config", "check", "--help"]] {
+        let output = bosphorus(help, &[]);
+        assert!(output.status.success());
+        assert!(String::from_utf8(output.stdout).unwrap().contains("Example"), "{help:?}");
+    }
+}
+
+/// What `serve` would run with.
+fn serve(
+    file: Option<&Path>,
+    environment: &[(&str, &str)],
+    flags: &[&str],
+) -> Result<Config, ConfigError> {
+    let mut arguments = vec![OsString::from("bosphorus"), "serve".into()];
+    if let Some(file) = file {
+        arguments.extend(["--config".into(), file.into()]);
+    }
+    arguments.extend(flags.iter().map(OsString::from));
+    let CliCommand::Serve(serve) = Cli::try_parse_from(arguments).unwrap().command else {
+        panic!("not serve");
+    };
+    serve.load(environment.iter().map(|&(name, value)| (name.into(), value.into())))
+}
+
+fn refused(file: Option<&Path>, environment: &[(&str, &str)], flags: &[&str]) -> Vec<String> {
+    lines(serve(file, environment, flags))
+}
+
+fn faults(text: &str) -> Vec<String> {
+    lines(Config::from_toml_str(text))
+}
+
+fn lines(result: Result<Config, ConfigError>) -> Vec<String> {
+    result.unwrap_err().problems().iter().map(ToString::to_string).collect()
+}
+
+/// The keys of a section, which the error for an unknown one lists.
+fn known_keys(section: &str) -> Vec<String> {
+    let fault = faults(&format!("{section}\nunheard_of = 1\n")).remove(0);
+    let (_, list) = fault.split_once("expected ").unwrap();
+    list.split('`').skip(1).step_by(2).map(str::to_owned).collect()
+}
+
+fn domain(name: &str) -> Domain {
+    Domain::parse(name).unwrap()
+}
+
+fn tcp(host: &str, port: u16) -> ServerAddress {
+    ServerAddress::Tcp { host: host.to_owned(), port }
+}
+
+/// Runs the program to its end, with no `BOSPHORUS__` variables but these.
+fn bosphorus(arguments: &[&str], environment: &[(&str, &str)]) -> Output {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bosphorus"));
+    command.args(arguments).env_clear().envs(environment.iter().copied());
+    command.output().unwrap()
+}
+
+/// A directory of one test, gone at its end.
+struct Dir(PathBuf);
+
+impl Dir {
+    fn new(name: &str) -> Self {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR"))
+            .join(format!("config-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let path = self.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path
+    }
+}
+
+impl Drop for Dir {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
