@@ -43,7 +43,7 @@ fn main() -> ExitCode {
     let conclusion = libtest_mimic::run(&arguments, trials);
     for kind in Kind::ALL {
         if let Some(why) = kind.missing().or_else(missing_tools) {
-            println!("skipped {}: {why}", kind.name());
+            println!("not run with {}: {why}", kind.name());
         }
     }
     if let Ok(steps) = steps.lock() {

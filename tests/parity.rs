@@ -164,7 +164,7 @@ fn main() -> ExitCode {
         for (title, _) in SCENARIOS {
             if let Some(why) = place.missing(title) {
                 table.set(title, &place.column(), Cell::Skip);
-                skips.insert(format!("skipped in {}: {why}", place.column()));
+                skips.insert(format!("not run in {}: {why}", place.column()));
             }
         }
     }

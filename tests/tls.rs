@@ -75,7 +75,7 @@ fn main() -> ExitCode {
     for kind in Kind::ALL {
         if let Some(why) = kind.missing() {
             CASES.iter().for_each(|(title, _)| table.set(title, kind.name(), Cell::Skip));
-            println!("skipped {}: {why}", kind.name());
+            println!("not run with {}: {why}", kind.name());
         }
     }
     table.print("tls");
