@@ -283,16 +283,16 @@ async fn serve(
     bytes: &AtomicU64,
 ) -> Result<bool> {
     let mut read = Vec::new();
-    for (end, answer) in [
-        ("version='1.0'>", format!("{HEADER}{MECHANISMS}")),
-        ("</auth>", "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>".to_owned()),
-        ("version='1.0'>", format!("{HEADER}{BIND}")),
+    for (start, end, answer) in [
+        ("<stream:stream", ">", format!("{HEADER}{MECHANISMS}")),
+        ("<auth", "</auth>", "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>".to_owned()),
+        ("<stream:stream", ">", format!("{HEADER}{BIND}")),
     ] {
-        until(&mut stream, &mut read, end).await?;
+        until(&mut stream, &mut read, start, end).await?;
         stream.write_all(answer.as_bytes()).await?;
     }
-    let request = until(&mut stream, &mut read, "</iq>").await?;
-    let id = request.split("id=\"").nth(1).and_then(|rest| rest.split('"').next());
+    let request = until(&mut stream, &mut read, "<iq", "</iq>").await?;
+    let id = request.split(" id=").nth(1).and_then(|rest| rest.split(['"', '\'']).nth(1));
     let id = id.context("no id in the bind request")?;
     let bind = "<bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'><jid>u@limits.test/r</jid></bind>";
     stream.write_all(format!("<iq type='result' id='{id}'>{bind}</iq>").as_bytes()).await?;
@@ -323,13 +323,20 @@ async fn serve(
     Ok(rest.contains("</stream:stream>"))
 }
 
-/// Reads through `end` and returns that.
-async fn until(stream: &mut TcpStream, read: &mut Vec<u8>, end: &str) -> Result<String> {
+/// Reads through what begins with `start` and ends with `end`, and returns it.
+async fn until(
+    stream: &mut TcpStream,
+    read: &mut Vec<u8>,
+    start: &str,
+    end: &str,
+) -> Result<String> {
     loop {
-        let text = String::from_utf8_lossy(read).replace('"', "'");
-        if let Some(at) = text.find(end) {
-            let taken: Vec<u8> = read.drain(..at + end.len()).collect();
-            return Ok(String::from_utf8(taken)?);
+        let text = String::from_utf8_lossy(read);
+        let from = text.find(start).unwrap_or(text.len());
+        if let Some(length) = text[from..].find(end) {
+            let taken = text[from..from + length + end.len()].to_owned();
+            read.drain(..from + taken.len());
+            return Ok(taken);
         }
         if stream.read_buf(read).await? == 0 {
             bail!("the gateway left before {end:?}");
