@@ -121,7 +121,7 @@ impl Kind {
 pub struct Element<'a> {
     bytes: &'a [u8],
     scope: &'a Scope,
-    found: Found,
+    found: &'a Found,
     undeclared: &'a [Span],
     policy: Policy,
     kind: Kind,
@@ -131,7 +131,7 @@ impl<'a> Element<'a> {
     pub(super) fn new(
         bytes: &'a [u8],
         scope: &'a Scope,
-        found: Found,
+        found: &'a Found,
         undeclared: &'a [Span],
         policy: Policy,
     ) -> Self {
@@ -258,8 +258,8 @@ impl<'a> Element<'a> {
         self.scope
     }
 
-    pub(super) fn found(&self) -> &Found {
-        &self.found
+    pub(super) fn found(&self) -> &'a Found {
+        self.found
     }
 
     pub(super) fn undeclared(&self) -> impl Iterator<Item = &'a [u8]> {

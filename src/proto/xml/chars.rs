@@ -5,18 +5,14 @@ use std::borrow::Cow;
 
 use super::is_space;
 
-/// Character data that needs no second look: not `<`, `&`, `]`, a control or non-ASCII.
-pub(super) const TEXT: u8 = 1;
-/// An attribute value's: not `<`, `&`, a quote, a control or non-ASCII.
-pub(super) const VALUE: u8 = 2;
 /// `NameChar` in ASCII, save the colon.
-pub(super) const NAME: u8 = 4;
+pub(super) const NAME: u8 = 1;
 /// `NameStartChar` in ASCII, save the colon.
-pub(super) const START: u8 = 8;
+pub(super) const START: u8 = 2;
 /// White space.
-pub(super) const SPACE: u8 = 16;
+pub(super) const SPACE: u8 = 4;
 /// A CDATA section's: not `]`, a control or non-ASCII.
-pub(super) const CDATA: u8 = 32;
+pub(super) const CDATA: u8 = 8;
 
 /// Class bits of every byte.
 pub(super) static CLASS: [u8; 256] = classes();
@@ -28,12 +24,6 @@ const fn classes() -> [u8; 256] {
         let b = byte as u8;
         let mut class = 0;
         if b >= 0x20 || is_space(b) {
-            if !matches!(b, b'<' | b'&' | b']') {
-                class |= TEXT;
-            }
-            if !matches!(b, b'<' | b'&' | b'"' | b'\'') {
-                class |= VALUE;
-            }
             if b != b']' {
                 class |= CDATA;
             }

@@ -109,8 +109,13 @@ impl ItemReader {
                 Unit::Element => {
                     let Scratch { work, buffer } = scratch;
                     let bytes: &'a [u8] = lent.unwrap_or(&buffer[..]);
-                    let element =
-                        Element::new(bytes, &self.scope, work.found, &work.undeclared, self.policy);
+                    let element = Element::new(
+                        bytes,
+                        &self.scope,
+                        &work.found,
+                        &work.undeclared,
+                        self.policy,
+                    );
                     return Ok(Some(Item::Element(element)));
                 }
             }

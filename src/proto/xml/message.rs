@@ -191,7 +191,7 @@ fn finish<'a>(
         Part::Close => Message::StreamClose,
         Part::Element => {
             let work = &scratch.work;
-            let element = Element::new(bytes, scope, work.found, &work.undeclared, Policy::Strict);
+            let element = Element::new(bytes, scope, &work.found, &work.undeclared, Policy::Strict);
             Message::Element(element)
         }
     }

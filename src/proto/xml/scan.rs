@@ -17,8 +17,8 @@
 //! size.
 
 use super::chars::{
-    CDATA, CLASS, NAME, Reference, SPACE, START, Step, TEXT, VALUE, decode, is_char, is_name,
-    is_name_start, reference,
+    CDATA, CLASS, NAME, Reference, SPACE, START, Step, decode, is_char, is_name, is_name_start,
+    reference,
 };
 use super::scope::STREAM_INDEX;
 use super::{Limits, Policy, Scope, Violation};
@@ -313,7 +313,7 @@ pub(super) fn scan(
     loop {
         match phase {
             Phase::Text => loop {
-                i = skip(bytes, i, TEXT);
+                i = skip_text(bytes, i);
                 let Some(&byte) = bytes.get(i) else { more!(Phase::Text) };
                 match byte {
                     b'<' => {
@@ -336,7 +336,8 @@ pub(super) fn scan(
                         },
                         Some(_) => i += 1,
                     },
-                    _ => match character(work, bytes, i, policy)? {
+                    b'\t' | b'\n' | b'\r' => i += 1,
+                    _ => match characters(work, bytes, i, policy)? {
                         Some(end) => i = end,
                         None => more!(Phase::Text),
                     },
@@ -373,117 +374,24 @@ pub(super) fn scan(
                 }
             }
 
-            Phase::Name => {
-                match name(work, bytes, &mut i, policy)? {
-                    Some(()) => {}
-                    None => more!(Phase::Name),
-                }
-                start(work, i, context)?;
-                phase = Phase::Gap;
-            }
-
-            Phase::Gap => {
-                let Some(&byte) = bytes.get(i) else { more!(Phase::Gap) };
-                match byte {
-                    b'>' => {
-                        i += 1;
-                        if open(work, bytes, i, false, context)? {
-                            work.pos = i;
-                            work.phase = Phase::Text;
-                            return Ok(Some(i));
-                        }
+            Phase::Name
+            | Phase::Gap
+            | Phase::Between
+            | Phase::AttributeName
+            | Phase::Equals
+            | Phase::Quote
+            | Phase::Value
+            | Phase::Slash => {
+                work.pos = i;
+                work.phase = phase;
+                match start_tag(work, bytes, context)? {
+                    Tag::More => return Ok(None),
+                    Tag::Last => return Ok(Some(work.pos)),
+                    Tag::Read => {
+                        i = work.pos;
                         phase = Phase::Text;
                     }
-                    b'/' => {
-                        i += 1;
-                        phase = Phase::Slash;
-                    }
-                    b' ' | b'\t' | b'\n' | b'\r' => {
-                        i += 1;
-                        phase = Phase::Between;
-                    }
-                    _ => return Err(Violation::NotWellFormed("malformed start tag")),
                 }
-            }
-
-            Phase::Between => {
-                i = skip(bytes, i, SPACE);
-                let Some(&byte) = bytes.get(i) else { more!(Phase::Between) };
-                if matches!(byte, b'>' | b'/') {
-                    phase = Phase::Gap;
-                } else {
-                    work.token = i;
-                    work.colon = 0;
-                    phase = Phase::AttributeName;
-                }
-            }
-
-            Phase::AttributeName => {
-                match name(work, bytes, &mut i, policy)? {
-                    Some(()) => {}
-                    None => more!(Phase::AttributeName),
-                }
-                work.attr = Span::new(work.token, i);
-                phase = Phase::Equals;
-            }
-
-            Phase::Equals => {
-                i = skip(bytes, i, SPACE);
-                let Some(&byte) = bytes.get(i) else { more!(Phase::Equals) };
-                if byte != b'=' {
-                    return Err(Violation::NotWellFormed("attribute without a value"));
-                }
-                i += 1;
-                phase = Phase::Quote;
-            }
-
-            Phase::Quote => {
-                i = skip(bytes, i, SPACE);
-                let Some(&byte) = bytes.get(i) else { more!(Phase::Quote) };
-                if byte != b'"' && byte != b'\'' {
-                    return Err(Violation::NotWellFormed("attribute value without quotes"));
-                }
-                work.quote = byte;
-                i += 1;
-                work.token = i;
-                phase = Phase::Value;
-            }
-
-            Phase::Value => loop {
-                i = skip(bytes, i, VALUE);
-                let Some(&byte) = bytes.get(i) else { more!(Phase::Value) };
-                match byte {
-                    b'"' | b'\'' => {
-                        i += 1;
-                        if byte == work.quote {
-                            attribute(work, bytes, i - 1, context)?;
-                            phase = Phase::Gap;
-                            break;
-                        }
-                    }
-                    b'<' => return Err(Violation::NotWellFormed("< in an attribute value")),
-                    b'&' => match reference_at(work, bytes, i, policy)? {
-                        Some(end) => i = end,
-                        None => more!(Phase::Value),
-                    },
-                    _ => match character(work, bytes, i, policy)? {
-                        Some(end) => i = end,
-                        None => more!(Phase::Value),
-                    },
-                }
-            },
-
-            Phase::Slash => {
-                let Some(&byte) = bytes.get(i) else { more!(Phase::Slash) };
-                if byte != b'>' {
-                    return Err(Violation::NotWellFormed("malformed start tag"));
-                }
-                i += 1;
-                if open(work, bytes, i, true, context)? {
-                    work.pos = i;
-                    return Ok(Some(i));
-                }
-                phase = Phase::Text;
             }
 
             Phase::CloseName => {
@@ -611,6 +519,145 @@ pub(super) fn scan(
     }
 }
 
+/// How far a start tag came.
+enum Tag {
+    /// It is incomplete.
+    More,
+    /// It is complete.
+    Read,
+    /// It is complete, and with it the scan.
+    Last,
+}
+
+/// Goes on with a start tag at `work.pos` in `work.phase`, and leaves both where it ended.
+///
+/// The blocks are the phases in the order of the syntax: each falls through to the next, and a
+/// tag that is all there is read without a look at the phase.
+fn start_tag(work: &mut Work, bytes: &[u8], context: &Context<'_>) -> Result<Tag, Violation> {
+    const MALFORMED: Violation = Violation::NotWellFormed("malformed start tag");
+    let policy = context.policy;
+    let mut i = work.pos;
+    let mut phase = work.phase;
+    macro_rules! more {
+        ($phase:expr) => {{
+            work.phase = $phase;
+            work.pos = i;
+            return Ok(Tag::More);
+        }};
+    }
+    'tag: loop {
+        'value: {
+            'quote: {
+                'equals: {
+                    'attribute: {
+                        'between: {
+                            'gap: {
+                                match phase {
+                                    Phase::Gap => break 'gap,
+                                    Phase::Between => break 'between,
+                                    Phase::AttributeName => break 'attribute,
+                                    Phase::Equals => break 'equals,
+                                    Phase::Quote => break 'quote,
+                                    Phase::Value => break 'value,
+                                    Phase::Slash => {
+                                        return end_tag(work, bytes, i, true, context);
+                                    }
+                                    _ => {}
+                                }
+                                if !name(work, bytes, &mut i, policy)? {
+                                    more!(Phase::Name);
+                                }
+                                start(work, i, context)?;
+                            }
+                            let Some(&byte) = bytes.get(i) else { more!(Phase::Gap) };
+                            match byte {
+                                b' ' | b'\t' | b'\n' | b'\r' => i += 1,
+                                b'>' => return end_tag(work, bytes, i, false, context),
+                                b'/' => return end_tag(work, bytes, i + 1, true, context),
+                                _ => return Err(MALFORMED),
+                            }
+                        }
+                        i = skip(bytes, i, SPACE);
+                        let Some(&byte) = bytes.get(i) else { more!(Phase::Between) };
+                        if matches!(byte, b'>' | b'/') {
+                            phase = Phase::Gap;
+                            continue 'tag;
+                        }
+                        work.token = i;
+                        work.colon = 0;
+                    }
+                    if !name(work, bytes, &mut i, policy)? {
+                        more!(Phase::AttributeName);
+                    }
+                    work.attr = Span::new(work.token, i);
+                }
+                i = skip(bytes, i, SPACE);
+                let Some(&byte) = bytes.get(i) else { more!(Phase::Equals) };
+                if byte != b'=' {
+                    return Err(Violation::NotWellFormed("attribute without a value"));
+                }
+                i += 1;
+            }
+            i = skip(bytes, i, SPACE);
+            let Some(&byte) = bytes.get(i) else { more!(Phase::Quote) };
+            if byte != b'"' && byte != b'\'' {
+                return Err(Violation::NotWellFormed("attribute value without quotes"));
+            }
+            work.quote = byte;
+            i += 1;
+            work.token = i;
+        }
+        loop {
+            i = skip_value(bytes, i);
+            let Some(&byte) = bytes.get(i) else { more!(Phase::Value) };
+            match byte {
+                b'"' | b'\'' => {
+                    i += 1;
+                    if byte == work.quote {
+                        break;
+                    }
+                }
+                b'<' => return Err(Violation::NotWellFormed("< in an attribute value")),
+                b'&' => match reference_at(work, bytes, i, policy)? {
+                    Some(end) => i = end,
+                    None => more!(Phase::Value),
+                },
+                b'\t' | b'\n' | b'\r' => i += 1,
+                _ => match characters(work, bytes, i, policy)? {
+                    Some(end) => i = end,
+                    None => more!(Phase::Value),
+                },
+            }
+        }
+        attribute(work, bytes, i - 1, context)?;
+        phase = Phase::Gap;
+    }
+}
+
+/// The `>` of a start tag is due at `i`.
+#[inline]
+fn end_tag(
+    work: &mut Work,
+    bytes: &[u8],
+    i: usize,
+    empty: bool,
+    context: &Context<'_>,
+) -> Result<Tag, Violation> {
+    match bytes.get(i) {
+        Some(b'>') => {}
+        Some(_) => return Err(Violation::NotWellFormed("malformed start tag")),
+        None => {
+            work.phase = Phase::Slash;
+            work.pos = i;
+            return Ok(Tag::More);
+        }
+    }
+    work.pos = i + 1;
+    work.phase = Phase::Text;
+    let is_last = open(work, bytes, i + 1, empty, context)?;
+    Ok(if is_last { Tag::Last } else { Tag::Read })
+}
+
 /// The first byte at or behind `i` that is not of `class`.
 #[inline(always)]
 fn skip(bytes: &[u8], mut i: usize, class: u8) -> usize {
@@ -621,6 +668,86 @@ fn skip(bytes: &[u8], mut i: usize, class: u8) -> usize {
         i += 1;
     }
     i
+}
+
+/// The first byte at or behind `i` for which `stop` holds. Sixteen bytes at a time, in a form
+/// that compiles to vector instructions.
+#[inline(always)]
+fn skip_until(bytes: &[u8], mut i: usize, stop: impl Fn(u8) -> bool) -> usize {
+    while let Some(block) = bytes.get(i..).and_then(|rest| rest.first_chunk::<16>()) {
+        let stops = block.map(|byte| if stop(byte) { 0xFF } else { 0 });
+        let stops = u128::from_le_bytes(stops);
+        if stops != 0 {
+            return i + (stops.trailing_zeros() / 8) as usize;
+        }
+        i += 16;
+        // Long runs: only whether, not yet where.
+        while let Some(block) = bytes.get(i..).and_then(|rest| rest.first_chunk::<64>()) {
+            if block.iter().fold(false, |any, byte| any | stop(*byte)) {
+                break;
+            }
+            i += 64;
+        }
+    }
+    while let Some(&byte) = bytes.get(i) {
+        if stop(byte) {
+            break;
+        }
+        i += 1;
+    }
+    i
+}
+
+/// The first byte that needs a second look in character data: `<`, `&`, `]`, a control, white
+/// space other than a blank, or non-ASCII.
+#[inline]
+fn skip_text(bytes: &[u8], i: usize) -> usize {
+    skip_until(bytes, i, |b| (b < b' ') | (b >= 0x80) | (b == b'<') | (b == b'&') | (b == b']'))
+}
+
+/// The same in an attribute value: also quotes, and `]` is like any other.
+#[inline]
+fn skip_value(bytes: &[u8], i: usize) -> usize {
+    skip_until(bytes, i, |b| {
+        (b < b' ') | (b >= 0x80) | (b == b'<') | (b == b'&') | (b == b'"') | (b == b'\'')
+    })
+}
+
+/// The end of what follows at `i`, a control or a run of text in other scripts; `None` if more
+/// bytes are needed.
+fn characters(
+    work: &mut Work,
+    bytes: &[u8],
+    i: usize,
+    policy: Policy,
+) -> Result<Option<usize>, Violation> {
+    if bytes[i] < 0x80 {
+        return character(work, bytes, i, policy);
+    }
+    // All of the run is validated at once. U+FFFE and U+FFFF are UTF-8 but no `Char`; they begin
+    // with EF, as few other characters do, so a run ends there.
+    let end = skip_until(bytes, i, |b| {
+        (b < b' ')
+            | (b == 0xEF)
+            | (b == b'<')
+            | (b == b'&')
+            | (b == b']')
+            | (b == b'"')
+            | (b == b'\'')
+    });
+    if end == i {
+        return character(work, bytes, i, policy);
+    }
+    let run = &bytes[i..end];
+    let (valid, is_cut) = match simdutf8::compat::from_utf8(run) {
+        Ok(_) => return Ok(Some(end)),
+        Err(e) => (e.valid_up_to(), e.error_len().is_none()),
+    };
+    if !is_cut || end < bytes.len() {
+        return Err(Violation::BadEncoding);
+    }
+    // The bytes end inside a character.
+    if valid > 0 { Ok(Some(i + valid)) } else { Ok(None) }
 }
 
 /// The end of the reference at `i`; `None` if more bytes are needed.
@@ -664,15 +791,32 @@ fn character(
     }
 }
 
-/// Goes on with the qualified name that began at `work.token`; `i` moves to its end. `None` if
+/// Goes on with the qualified name that began at `work.token`; `i` moves to its end. False if
 /// more bytes are needed. Namespaces in XML 1.0, productions 7 to 12.
-#[inline]
-fn name(
+#[inline(always)]
+fn name(work: &mut Work, bytes: &[u8], i: &mut usize, policy: Policy) -> Result<bool, Violation> {
+    // Most names are ASCII without a colon.
+    if *i == work.token
+        && let Some(&byte) = bytes.get(*i)
+        && CLASS[usize::from(byte)] & START != 0
+    {
+        *i = skip(bytes, *i + 1, NAME);
+        if let Some(&byte) = bytes.get(*i)
+            && byte < 0x80
+            && byte != b':'
+        {
+            return Ok(true);
+        }
+    }
+    any_name(work, bytes, i, policy)
+}
+
+fn any_name(
     work: &mut Work,
     bytes: &[u8],
     i: &mut usize,
     policy: Policy,
-) -> Result<Option<()>, Violation> {
+) -> Result<bool, Violation> {
     const MALFORMED: Violation = Violation::NotWellFormed("malformed name");
     loop {
         // Where a part of the name begins, its first character has a class of its own.
@@ -689,7 +833,7 @@ fn name(
                         *i += length;
                     }
                     Step::Char(..) => return Err(MALFORMED),
-                    Step::More => return Ok(None),
+                    Step::More => return Ok(false),
                     Step::Invalid => return Err(Violation::BadEncoding),
                 },
                 b':' if *i == work.token => {
@@ -701,13 +845,13 @@ fn name(
                 _ => {
                     work.violate(policy, Violation::Namespace("local part of a name"))?;
                     if CLASS[usize::from(byte)] & NAME == 0 {
-                        return Ok(Some(()));
+                        return Ok(true);
                     }
                 }
             }
         }
         *i = skip(bytes, *i, NAME);
-        let Some(&byte) = bytes.get(*i) else { return Ok(None) };
+        let Some(&byte) = bytes.get(*i) else { return Ok(false) };
         match byte {
             b':' => {
                 if work.colon == 0 {
@@ -720,10 +864,10 @@ fn name(
             0x80.. => match decode(&bytes[*i..]) {
                 Step::Char(length, c) if is_name(c) => *i += length,
                 Step::Char(..) => return Err(MALFORMED),
-                Step::More => return Ok(None),
+                Step::More => return Ok(false),
                 Step::Invalid => return Err(Violation::BadEncoding),
             },
-            _ => return Ok(Some(())),
+            _ => return Ok(true),
         }
     }
 }
