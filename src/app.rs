@@ -39,7 +39,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let connector = Connector::new(convert::upstream(&config))
         .context("preparing the connections to the XMPP servers")?;
     metrics.unverified_routes.set(i64::try_from(connector.unverified_routes()).unwrap_or(i64::MAX));
-    let sessions = Arc::new(Sessions::new(config.limits.sessions));
+    let sessions =
+        Arc::new(Sessions::new(config.limits.sessions, config.limits.sessions_per_address));
     let shared = Shared {
         metrics: Arc::clone(&metrics),
         connector,

@@ -375,14 +375,11 @@ impl Checker<'_> {
         if raw.client_certificate.is_some() || raw.client_key.is_some() {
             security.client = self.client(&table, &raw.client_certificate, &raw.client_key);
         }
-        if matches!(security.tls, TlsMode::Never | TlsMode::IfOffered) {
+        if security.tls == TlsMode::Never {
             let path: &[&str] = if raw.tls.is_some() { &key("tls") } else { &["upstream", "tls"] };
             let remote =
                 servers.iter().find(|s| !s.is_loopback() && matches!(s, ServerAddress::Tcp { .. }));
-            let how = match security.tls {
-                TlsMode::Never => "in the clear",
-                _ => "in the clear if someone on the way removes the offer of TLS",
-            };
+            let how = "in the clear";
             if raw.servers.is_empty() && name != "*" {
                 let whose = format!("the server that DNS names for {name}");
                 self.warning(path, format!("passwords and messages go to {whose} {how}"));

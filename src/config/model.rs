@@ -155,9 +155,9 @@ pub struct Limits {
 /// `[upstream]`: what holds for connections to every server.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Upstream {
-    /// For each candidate address: TCP connected.
+    /// Lookups and TCP connects of all candidates together (UP-08).
     pub connect_timeout: Duration,
-    /// From connected to the stream features that the client sees.
+    /// The whole opening, connecting and TLS included, to the stream features.
     pub negotiation_timeout: Duration,
     /// How long to wait for the server's `</stream:stream>` after ours.
     pub close_grace: Duration,
@@ -199,17 +199,6 @@ pub enum TlsMode {
     IfOffered,
     /// Never used.
     Never,
-}
-
-impl TlsMode {
-    /// What holds for one connected address; never [`TlsMode::Auto`].
-    pub fn for_peer(self, loopback: bool) -> Self {
-        match (self, loopback) {
-            (Self::Auto, true) => Self::IfOffered,
-            (Self::Auto, false) => Self::Required,
-            (mode, _) => mode,
-        }
-    }
 }
 
 /// One entry of `servers`.

@@ -70,7 +70,8 @@ impl Hook {
         let metrics = &self.worker.shared.metrics;
         let refusal = match judged {
             Judged::WebSocket(Verdict::Accept { accept_key, protocol }) => {
-                if let Some(permit) = self.worker.shared.sessions.admit() {
+                if let Some(permit) = self.worker.shared.sessions.admit(peer.map(|peer| peer.ip()))
+                {
                     metrics.upgrade(Upgrade::Accepted);
                     let answer = handshake::switching_protocols(&accept_key, protocol);
                     return self.start(socket, &answer, early, permit, peer).await;

@@ -20,7 +20,7 @@ use tracing::{Span, debug, error, info, warn};
 
 use super::worker::{Buffers, Permit, READ_CHUNK, Worker};
 use crate::metrics::{Transport, Upgrade};
-use crate::proto::fault::Level;
+use crate::proto::fault::{Fault, Level};
 use crate::proto::ws::Framing;
 use crate::proto::ws::session::{ClientSide, Loss, ServerSide, Session, Tally};
 use crate::upstream::{ConnectFault, Established, Io};
@@ -135,6 +135,10 @@ pub struct Run {
     transport: Option<Transport>,
     client_shut: bool,
     server_shut: bool,
+    /// A write failed. What the peer sent before is still read, since it may say why: only the
+    /// end of its stream, which is due, ends that side.
+    client_deaf: bool,
+    server_deaf: bool,
     drained: bool,
     registered: bool,
     id: u64,
@@ -169,6 +173,8 @@ impl Run {
             transport: None,
             client_shut: false,
             server_shut: false,
+            client_deaf: false,
+            server_deaf: false,
             drained: false,
             registered: false,
             id,
@@ -353,11 +359,14 @@ impl Run {
             fresh.clear();
             return;
         };
-        if !(fresh.is_empty() && self.to_server.is_empty())
+        if self.server_deaf {
+            fresh.clear();
+        } else if !(fresh.is_empty() && self.to_server.is_empty())
             && self.to_server.write(io, fresh, now, cx).is_err()
         {
+            fresh.clear();
             self.to_server.clear();
-            self.machine.server_gone(&mut buffers.out, now);
+            self.server_deaf = true;
         }
         if matches!(self.machine.server(), ServerSide::Finishing(_))
             && self.to_server.is_empty()
@@ -382,11 +391,14 @@ impl Run {
             fresh.clear();
             return;
         };
-        if !(fresh.is_empty() && self.to_client.is_empty())
+        if self.client_deaf {
+            fresh.clear();
+        } else if !(fresh.is_empty() && self.to_client.is_empty())
             && self.to_client.write(client, fresh, now, cx).is_err()
         {
+            fresh.clear();
             self.to_client.clear();
-            self.machine.client_gone(Loss::Lost, now);
+            self.client_deaf = true;
         }
         if self.to_client.is_empty() {
             let shut = match self.machine.client() {
@@ -483,6 +495,7 @@ impl Future for Run {
         let now = clock();
         let worker = Rc::clone(&this.worker);
         let mut buffers = worker.buffers.borrow_mut();
+        buffers.begin();
         let mut turns = 0;
         while this.turn(&mut buffers, now, cx) {
             turns += 1;
@@ -512,11 +525,11 @@ impl Drop for Run {
     fn drop(&mut self) {
         self.worker.unregister(self.id);
         let seconds = clock().duration_since(self.opened).as_secs_f64();
-        let fault = self.machine.ended();
+        let fault = if std::thread::panicking() { Some(Fault::Bug) } else { self.machine.ended() };
         match (self.transport, fault) {
             (Some(transport), fault) => {
                 // A session dropped alive is one of a worker that was stopped.
-                let fault = fault.unwrap_or(crate::proto::fault::Fault::Drain);
+                let fault = fault.unwrap_or(Fault::Drain);
                 self.worker.shared.metrics.transport(transport).ended(fault);
                 let (reason, blame) = (fault.label(), fault.blame().label());
                 self.span.in_scope(|| match fault.level() {

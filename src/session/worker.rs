@@ -5,15 +5,16 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
 
 use crate::metrics::Metrics;
 use crate::proto::ws;
-use crate::proto::ws::session::Out;
+use crate::proto::ws::session::{Out, Tally};
 use crate::proto::xml::Scratch;
 use crate::upstream::Connector;
 
@@ -43,20 +44,27 @@ pub struct Shared {
 pub struct Sessions {
     open: AtomicUsize,
     limit: usize,
+    /// Sessions by client address, kept only where there is a limit on them.
+    by_address: Option<(usize, Mutex<HashMap<IpAddr, usize>>)>,
     draining: tokio::sync::watch::Sender<bool>,
 }
 
 impl Sessions {
-    /// None yet, and never more than `limit`.
+    /// None yet, and never more than `limit`, nor more than `per_address` from one address.
     #[must_use]
-    pub fn new(limit: usize) -> Self {
-        Self { open: AtomicUsize::new(0), limit, draining: tokio::sync::watch::Sender::new(false) }
+    pub fn new(limit: usize, per_address: Option<usize>) -> Self {
+        Self {
+            open: AtomicUsize::new(0),
+            limit,
+            by_address: per_address.map(|limit| (limit, Mutex::new(HashMap::new()))),
+            draining: tokio::sync::watch::Sender::new(false),
+        }
     }
 
-    /// A place for one more session; given back when the permit is dropped. `None` at the limit
-    /// and while draining.
+    /// A place for one more session of `client`; given back when the permit is dropped. `None`
+    /// at a limit and while draining.
     #[must_use]
-    pub fn admit(self: &Arc<Self>) -> Option<Permit> {
+    pub fn admit(self: &Arc<Self>, client: Option<IpAddr>) -> Option<Permit> {
         if self.is_draining() {
             return None;
         }
@@ -64,8 +72,19 @@ impl Sessions {
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
                 (open < self.limit).then_some(open + 1)
             })
-            .ok()
-            .map(|_| Permit(Arc::clone(self)))
+            .ok()?;
+        let mut permit = Permit { sessions: Arc::clone(self), address: None };
+        if let (Some((limit, counts)), Some(client)) = (&self.by_address, client) {
+            let network = network(client);
+            let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+            let count = counts.entry(network).or_default();
+            if *count >= *limit {
+                return None;
+            }
+            *count += 1;
+            permit.address = Some(network);
+        }
+        Some(permit)
     }
 
     /// Sessions open now, those that are closing included.
@@ -88,11 +107,34 @@ impl Sessions {
 
 /// The right to be a session.
 #[derive(Debug)]
-pub struct Permit(Arc<Sessions>);
+pub struct Permit {
+    sessions: Arc<Sessions>,
+    address: Option<IpAddr>,
+}
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.0.open.fetch_sub(1, Ordering::AcqRel);
+        if let (Some((_, counts)), Some(address)) = (&self.sessions.by_address, self.address) {
+            let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(count) = counts.get_mut(&address) {
+                *count -= 1;
+                if *count == 0 {
+                    counts.remove(&address);
+                }
+            }
+        }
+        self.sessions.open.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// What counts as one address: an IPv4 address, or the /64 that one IPv6 customer has (SEC-16).
+fn network(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => {
+            let prefix = address.to_bits() & !u128::from(u64::MAX);
+            IpAddr::V6(Ipv6Addr::from_bits(prefix))
+        }
+        address @ IpAddr::V4(_) => address,
     }
 }
 
@@ -110,6 +152,14 @@ pub struct Buffers {
 impl Buffers {
     fn new() -> Self {
         Self { read: vec![0; READ_CHUNK], out: Out::default(), scratch: Scratch::default() }
+    }
+
+    /// Starts a poll. The buffers are empty unless a session panicked in the middle of its own,
+    /// and then what it left must not reach another's peers.
+    pub fn begin(&mut self) {
+        self.out.client.clear();
+        self.out.server.clear();
+        self.out.tally = Tally::default();
     }
 
     /// Gives back what one large burst made grow.
@@ -177,5 +227,37 @@ impl Worker {
         if wakers.capacity() > 64 && wakers.len() * 4 < wakers.capacity() {
             wakers.shrink_to_fit();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn address(text: &str) -> Option<IpAddr> {
+        text.parse().ok()
+    }
+
+    /// A place is free again when its permit is dropped, and a refused session takes none.
+    #[test]
+    fn permits_are_bounded_and_given_back() {
+        let sessions = Arc::new(Sessions::new(3, Some(1)));
+        let one = sessions.admit(address("192.0.2.1"));
+        assert!(one.is_some());
+        assert!(sessions.admit(address("192.0.2.1")).is_none(), "the second of one address");
+        assert!(sessions.admit(address("::ffff:192.0.2.1")).is_none(), "the same, mapped");
+        let two = sessions.admit(address("2001:db8::1"));
+        assert!(two.is_some());
+        assert!(sessions.admit(address("2001:db8::2")).is_none(), "the same /64");
+        let three = sessions.admit(address("2001:db8:0:1::1"));
+        assert!(three.is_some());
+        assert!(sessions.admit(address("192.0.2.2")).is_none(), "the fourth");
+        assert_eq!(sessions.open(), 3);
+        drop(one);
+        assert!(sessions.admit(address("192.0.2.1")).is_some());
+        drop((two, three));
+        assert_eq!(sessions.open(), 0);
+        sessions.drain();
+        assert!(sessions.admit(None).is_none(), "draining");
     }
 }
