@@ -74,6 +74,17 @@ pub struct Endpoint {
     pub transport: Transport,
 }
 
+/// How a client may go without having closed its stream.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loss {
+    /// A TCP reset.
+    Reset,
+    /// The end of the TCP connection, and nothing before it.
+    Fin,
+    /// A WebSocket Close frame, as from a browser whose page is left.
+    CloseFrame,
+}
+
 /// What may come next on a stream.
 #[derive(Clone, Debug)]
 pub enum Event {
@@ -647,6 +658,15 @@ impl Client {
     /// Ends the connection by a TCP reset: nothing is closed, nothing said.
     pub fn cut(self) -> Result {
         self.socket.cut()
+    }
+
+    /// Ends the connection in that way; the XMPP stream is not closed.
+    pub async fn lose(mut self, loss: Loss) -> Result {
+        match loss {
+            Loss::Reset => self.socket.cut(),
+            Loss::Fin => Ok(()),
+            Loss::CloseFrame => self.socket.send_close(1001).await,
+        }
     }
 
     /// The socket below, for whoever wants to break the rules.
