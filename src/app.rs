@@ -31,7 +31,21 @@ use crate::upstream::Connector;
 /// A listener that cannot be bound, certificates that cannot be loaded, a runtime that cannot be
 /// started. Configuration errors have been told before this is called.
 pub fn run(config: Config) -> anyhow::Result<()> {
+    raise_file_limit(config.limits.sessions);
     actix_rt::System::new().block_on(serve(config))
+}
+
+/// A session is two sockets, and the usual soft limit of 1024 files would end at 500 of them.
+fn raise_file_limit(sessions: usize) {
+    let wanted = 2 * sessions as u64 + 256;
+    match rlimit::increase_nofile_limit(u64::MAX) {
+        Ok(files) if files >= wanted => {}
+        Ok(files) => warn!(
+            files,
+            wanted, "the limit of open files is lower than limits.sessions needs (two each)"
+        ),
+        Err(error) => warn!(%error, "the limit of open files could not be raised"),
+    }
 }
 
 async fn serve(config: Config) -> anyhow::Result<()> {

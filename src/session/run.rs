@@ -10,7 +10,7 @@ use std::future::Future;
 use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -139,6 +139,8 @@ pub struct Run {
     /// end of its stream, which is due, ends that side.
     client_deaf: bool,
     server_deaf: bool,
+    /// The timer knows whom to wake.
+    armed: bool,
     drained: bool,
     registered: bool,
     id: u64,
@@ -175,6 +177,7 @@ impl Run {
             server_shut: false,
             client_deaf: false,
             server_deaf: false,
+            armed: false,
             drained: false,
             registered: false,
             id,
@@ -514,9 +517,15 @@ impl Future for Run {
         // out when it fires.
         if at < this.sleep.deadline().into_std() || this.sleep.is_elapsed() {
             this.sleep.as_mut().reset(at.into());
+            this.armed = false;
         }
-        ready!(this.sleep.as_mut().poll(cx));
-        cx.waker().wake_by_ref();
+        // A task keeps its waker, so that an armed timer need not be asked at every stanza.
+        if !this.armed {
+            this.armed = true;
+            if this.sleep.as_mut().poll(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
+        }
         Poll::Pending
     }
 }
