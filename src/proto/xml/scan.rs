@@ -419,11 +419,6 @@ pub(super) fn scan(
                     phase = Phase::Text;
                 } else if CLASS[usize::from(byte)] & SPACE != 0 {
                     i = skip(bytes, i, SPACE);
-                    // What follows the white space is judged when it is there, and a name
-                    // character now would be one that stood directly behind the name.
-                    if bytes.get(i).is_some_and(|b| *b != b'>') {
-                        return Err(Violation::NotWellFormed("malformed end tag"));
-                    }
                 } else {
                     return Err(Violation::NotWellFormed("end tag does not match"));
                 }
