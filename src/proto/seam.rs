@@ -204,6 +204,10 @@ fn declare_inherited(element: &Element<'_>, out: &mut Vec<u8>) {
 
 /// Appends a declaration; an empty `namespace` is one of the default only.
 fn declare(prefix: &[u8], namespace: &str, out: &mut Vec<u8>) {
+    if prefix.is_empty() && namespace == ns::CLIENT {
+        out.extend_from_slice(b" xmlns=\"jabber:client\"");
+        return;
+    }
     // The name came from an attribute without references, so one of the quotes is not in it.
     let quote = if namespace.contains('"') { b'\'' } else { b'"' };
     if prefix.is_empty() {

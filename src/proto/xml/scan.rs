@@ -419,11 +419,6 @@ pub(super) fn scan(
                     phase = Phase::Text;
                 } else if CLASS[usize::from(byte)] & SPACE != 0 {
                     i = skip(bytes, i, SPACE);
-                    // What follows the white space is judged when it is there, and a name
-                    // character now would be one that stood directly behind the name.
-                    if bytes.get(i).is_some_and(|b| *b != b'>') {
-                        return Err(Violation::NotWellFormed("malformed end tag"));
-                    }
                 } else {
                     return Err(Violation::NotWellFormed("end tag does not match"));
                 }
@@ -958,9 +953,11 @@ fn declaration(
     if work.declared > limit || work.bindings.len() as u32 >= limit.saturating_mul(4) {
         return work.violate(policy, Violation::Limit("namespace declarations"));
     }
-    // SEC-07; C1 controls are C2 80 to C2 9F in UTF-8.
-    let barred = name.iter().any(|b| *b <= b' ' || matches!(*b, b'&' | 0x7F))
-        || name.windows(2).any(|w| w[0] == 0xC2 && w[1] < 0xA0);
+    // In a form that compiles to vector instructions; C2 may begin a C1 control.
+    let is_suspect = name
+        .iter()
+        .fold(false, |any, b| any | (*b <= b' ') | (*b == b'&') | (*b == 0x7F) | (*b == 0xC2));
+    let barred = is_suspect && is_barred(name);
     let wrong = match prefix_name {
         _ if barred => Some("white space, control or reference in a namespace name"),
         b"xmlns" => Some("prefix xmlns declared"),
@@ -984,6 +981,13 @@ fn declaration(
     }
     work.bindings.push(Binding { prefix, namespace });
     Ok(())
+}
+
+/// Whether a namespace name holds white space, a control character or a reference (SEC-07).
+fn is_barred(name: &[u8]) -> bool {
+    name.iter().any(|b| *b <= b' ' || matches!(*b, b'&' | 0x7F))
+        // C1 controls are C2 80 to C2 9F in UTF-8.
+        || name.windows(2).any(|pair| pair[0] == 0xC2 && pair[1] < 0xA0)
 }
 
 /// A start tag (or, with `empty`, an empty-element tag) is complete and ends at `end`. True if
