@@ -81,6 +81,101 @@ fn unread_pongs_cost_no_more_than_the_bounds() -> Result {
     })
 }
 
+/// SEC-17: a server that stops reading for a while, and the client behind it, lose nothing and go on.
+#[test]
+fn a_server_that_pauses_gets_everything() -> Result {
+    const TOTAL: usize = 24 << 20;
+    block_on(async {
+        let server = Fake::start(After::Pause).await?;
+        let gateway = gateway_with(&server, "", 60)?;
+        let mut client = login(&gateway).await?;
+        let stanzas = frame(true, opcode::TEXT, message().as_bytes(), Some(MASK)).repeat(64);
+        let sent = AtomicU64::new(0);
+        let sending = async {
+            for _ in 0..TOTAL / stanzas.len() {
+                client.socket().send_raw(&stanzas).await?;
+                sent.fetch_add(1, Ordering::SeqCst);
+            }
+            anyhow::Ok(())
+        };
+        let pausing = async {
+            stuck(&sent).await;
+            server.begin.notify_one();
+            anyhow::Ok(())
+        };
+        tokio::try_join!(sending, pausing)?;
+        let all = (TOTAL / stanzas.len() * 64 * 1000) as u64;
+        eventually("all stanzas at the server", async || {
+            (server.bytes.load(Ordering::SeqCst) >= all).then_some(())
+        })
+        .await
+    })
+}
+
+/// SEC-17: a client that stops reading for a while gets everything.
+#[test]
+fn a_client_that_pauses_gets_everything() -> Result {
+    block_on(async {
+        let server = Fake::start(After::Flood).await?;
+        let gateway = gateway_with(&server, "", 60)?;
+        let mut client = login(&gateway).await?;
+        server.begin.notify_one();
+        stuck(&server.bytes).await;
+        let mut received = 0;
+        while received < FLOOD / 4 {
+            match client.socket().receive().await? {
+                Received::Text(text) => received += text.len(),
+                Received::Ping(_) | Received::Pong(_) => {}
+                other => bail!("{other:?} after {received} bytes"),
+            }
+        }
+        Ok(())
+    })
+}
+
+/// Waits until a count has begun and moves no more.
+async fn stuck(count: &AtomicU64) {
+    let mut last = 0;
+    loop {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        let now = count.load(Ordering::SeqCst);
+        if now > 0 && now == last {
+            return;
+        }
+        last = now;
+    }
+}
+
+/// What a large message took is given back once it is gone, though the session stays.
+#[test]
+fn an_idle_session_gives_its_buffers_back() -> Result {
+    const SESSIONS: usize = 40;
+    block_on(async {
+        let server = Fake::start(After::Silence).await?;
+        let gateway = gateway(&server, "")?;
+        let mut clients = Vec::new();
+        for _ in 0..SESSIONS {
+            clients.push(login(&gateway).await?);
+        }
+        let before = resident(&gateway, "VmRSS:")?;
+        let body = "x".repeat(200_000);
+        for client in &mut clients {
+            client
+                .send(&format!("<message xmlns=\"jabber:client\"><body>{body}</body></message>"))
+                .await?;
+        }
+        let all = (SESSIONS * body.len()) as u64;
+        eventually("all messages at the server", async || {
+            (server.bytes.load(Ordering::SeqCst) >= all).then_some(())
+        })
+        .await?;
+        let grown = resident(&gateway, "VmRSS:")?.saturating_sub(before) / 1024;
+        println!("{SESSIONS} sessions idle after 200 kB each: memory grew by {grown} KiB");
+        ensure!(grown <= BOUND / 1024, "{grown} KiB are more than the one session at a time needs");
+        Ok(())
+    })
+}
+
 /// WS-44: a frame that announces 300 MB is refused from its header.
 #[test]
 fn a_frame_of_300_mb_costs_nothing() -> Result {
@@ -170,10 +265,15 @@ async fn flood(socket: &mut Socket, bytes: &[u8], most: usize) -> usize {
     sent
 }
 
+/// A gateway that gives a socket 3 seconds to take something.
 fn gateway(server: &Fake, ws: &str) -> Result<Gateway> {
+    gateway_with(server, ws, 3)
+}
+
+fn gateway_with(server: &Fake, ws: &str, stall_timeout: u32) -> Result<Gateway> {
     Gateway::start(&format!(
         "[listen]\nworkers = 1\n[log]\nfilter = \"info\"\n[ws]\n{ws}\n\
-         [limits]\npending_bytes = {PENDING}\nelement_bytes = {ELEMENT}\nstall_timeout = \"3s\"\n\
+         [limits]\npending_bytes = {PENDING}\nelement_bytes = {ELEMENT}\nstall_timeout = \"{stall_timeout}s\"\n\
          [domains.\"{DOMAIN}\"]\nservers = [\"xmpp://127.0.0.1:{}\"]\n",
         server.port
     ))
@@ -204,26 +304,26 @@ impl<'a> Memory<'a> {
     fn before(gateway: &'a Gateway) -> Result<Self> {
         // The kernel forgets the peak so far.
         std::fs::write(format!("/proc/{}/clear_refs", gateway.id()?), "5")?;
-        let before = Self::peak(gateway)?;
+        let before = resident(gateway, "VmHWM:")?;
         Ok(Self { gateway, before })
     }
 
     /// Prints the growth of the peak, and fails if it is beyond the bound.
     fn report(&self, what: &str, how_far: &str) -> Result {
-        let grown = Self::peak(self.gateway)?.saturating_sub(self.before);
+        let grown = resident(self.gateway, "VmHWM:")?.saturating_sub(self.before);
         let (grown, bound) = (grown / 1024, BOUND / 1024);
         println!("{what}: {how_far}; memory grew by {grown} KiB at the most (bound {bound} KiB)");
         ensure!(grown <= bound, "{what}: {grown} KiB are more than {bound}");
         Ok(())
     }
+}
 
-    /// The largest resident set since it was reset, in bytes.
-    fn peak(gateway: &Gateway) -> Result<u64> {
-        let text = std::fs::read_to_string(format!("/proc/{}/status", gateway.id()?))?;
-        let line = text.lines().find_map(|line| line.strip_prefix("VmHWM:"));
-        let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB")).context("no VmHWM")?;
-        Ok(kib.parse::<u64>()? * 1024)
-    }
+/// A line of `/proc/PID/status`, in bytes.
+fn resident(gateway: &Gateway, name: &str) -> Result<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{}/status", gateway.id()?))?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let kib = line.and_then(|rest| rest.trim().strip_suffix(" kB"));
+    Ok(kib.with_context(|| format!("no {name}"))?.parse::<u64>()? * 1024)
 }
 
 /// What the server does once the client is logged in.
@@ -233,15 +333,17 @@ enum After {
     Flood,
     /// Reads nothing any more.
     Deafness,
+    /// Reads nothing until `begin`, then all.
+    Pause,
     /// Reads on and says nothing.
     Silence,
 }
 
-/// A server that accepts any login.
+/// A server that accepts any login, and any number of clients.
 struct Fake {
     port: u16,
     begin: Arc<Notify>,
-    /// Bytes of the flood that were taken.
+    /// Bytes of the flood that were taken, or that were read after the login.
     bytes: Arc<AtomicU64>,
     gone: Arc<AtomicBool>,
     /// The stream was closed properly.
@@ -261,11 +363,16 @@ impl Fake {
         let (begin, bytes) = (Arc::clone(&fake.begin), Arc::clone(&fake.bytes));
         let (gone, footer) = (Arc::clone(&fake.gone), Arc::clone(&fake.footer));
         tokio::spawn(async move {
-            let Ok((stream, _)) = listener.accept().await else { return };
-            if let Ok(seen) = serve(stream, after, &begin, &bytes).await {
-                footer.store(seen, Ordering::SeqCst);
+            while let Ok((stream, _)) = listener.accept().await {
+                let (begin, bytes) = (Arc::clone(&begin), Arc::clone(&bytes));
+                let (gone, footer) = (Arc::clone(&gone), Arc::clone(&footer));
+                tokio::spawn(async move {
+                    if let Ok(seen) = serve(stream, after, &begin, &bytes).await {
+                        footer.store(seen, Ordering::SeqCst);
+                    }
+                    gone.store(true, Ordering::SeqCst);
+                });
             }
-            gone.store(true, Ordering::SeqCst);
         });
         Ok(fake)
     }
@@ -311,16 +418,21 @@ async fn serve(
             bytes.fetch_add(chunk.len() as u64, Ordering::SeqCst);
         }
     }
+    if after == After::Pause {
+        timeout(PATIENCE, begin.notified()).await?;
+    }
     if after == After::Deafness {
         // Not reading, but holding the connection, for as long as the test runs.
         std::future::pending::<()>().await;
     }
-    let mut rest = String::from_utf8_lossy(&read).into_owned();
-    let mut buffer = vec![0; 4096];
+    let mut buffer = vec![0; 65536];
     while let Ok(count @ 1..) = stream.read(&mut buffer).await {
-        rest += &String::from_utf8_lossy(&buffer[..count]);
+        bytes.fetch_add(count as u64, Ordering::SeqCst);
+        // The end is all that matters, and it may come in two reads.
+        read.drain(..read.len().saturating_sub(FOOTER.len()));
+        read.extend_from_slice(&buffer[..count]);
     }
-    Ok(rest.contains("</stream:stream>"))
+    Ok(read.ends_with(FOOTER))
 }
 
 /// Reads through what begins with `start` and ends with `end`, and returns it.
@@ -344,6 +456,7 @@ async fn until(
     }
 }
 
+const FOOTER: &[u8] = b"</stream:stream>";
 const HEADER: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' \
     xmlns:stream='http://etherx.jabber.org/streams' id='fake' from='limits.test' version='1.0'>";
 const MECHANISMS: &str = "<stream:features><mechanisms xmlns='urn:ietf:params:xml:ns:xmpp-sasl'>\

@@ -147,7 +147,7 @@ impl FrameReader {
         &'e mut self,
         input: &mut &'i mut [u8],
     ) -> Result<Option<FrameEvent<'e>>, FrameError> {
-        self.give_back_delivered();
+        self.release();
         let found = match self.read(input) {
             Ok(Some(found)) => found,
             Ok(None) => return Ok(None),
@@ -347,8 +347,10 @@ impl FrameReader {
         }
     }
 
-    /// Frees what the last event borrowed. The rest of a message around a control frame stays.
-    fn give_back_delivered(&mut self) {
+    /// Gives back the memory that the last event borrowed, as the next [`FrameReader::next`] does:
+    /// for a caller that may not come to that before the client is idle. What belongs to an
+    /// unfinished message stays.
+    pub fn release(&mut self) {
         match self.state {
             State::Header | State::Payload => {}
             State::Delivered if self.in_message => {

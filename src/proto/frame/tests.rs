@@ -390,6 +390,21 @@ fn memory_is_bounded_by_what_arrived_and_by_the_limit() {
     assert_eq!(reader.held_bytes(), 0);
 }
 
+/// A message's memory goes when the caller says so, that of an unfinished one stays.
+#[test]
+fn delivered_memory_can_be_released() {
+    let mut bytes = frame(0x81, &[b'x'; 500], KEY);
+    let (first, last) = bytes.split_at_mut(300);
+    let mut reader = FrameReader::new(LIMITS);
+    assert_eq!(reader.next(&mut &mut *first), Ok(None));
+    reader.release();
+    assert!(reader.held_bytes() >= 292);
+    assert_eq!(reader.next(&mut &mut *last), Ok(Some(FrameEvent::Text(&[b'x'; 500]))));
+    assert!(reader.held_bytes() >= 500);
+    reader.release();
+    assert_eq!(reader.held_bytes(), 0);
+}
+
 /// The reader is part of what every idle session costs.
 #[test]
 fn the_reader_is_small() {
