@@ -191,10 +191,10 @@ impl Run {
         let mut progress = self.read_client(buffers, now, cx);
         self.open_stream();
         progress |= self.poll_connect(buffers, now, cx);
-        self.write_both(buffers, now, cx);
+        progress |= self.write_both(buffers, now, cx);
         progress |= self.read_server(buffers, now, cx);
         self.machine_tick(buffers, now);
-        self.write_both(buffers, now, cx);
+        progress |= self.write_both(buffers, now, cx);
         self.count(buffers);
         progress
     }
@@ -208,6 +208,10 @@ impl Run {
         }
         if !self.to_server.is_empty() {
             // The server does not take what was read: nothing more is.
+            return false;
+        }
+        if self.to_client.bytes.len() >= self.worker.shared.settings.pending_bytes {
+            // Every ping puts a pong there: who does not read them is not read.
             return false;
         }
         if !self.machine.wants_client() {
@@ -351,9 +355,13 @@ impl Run {
 
     // ---- writing, time, the end ------------------------------------------------------------
 
-    fn write_both(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) {
+    /// True if a socket has taken all that waited for it: the other side, which was not read
+    /// meanwhile and so will not wake this task, has to be looked at again.
+    fn write_both(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
+        let (server_waits, client_waits) = (!self.to_server.is_empty(), !self.to_client.is_empty());
         self.write_server(buffers, now, cx);
         self.write_client(buffers, now, cx);
+        server_waits && self.to_server.is_empty() || client_waits && self.to_client.is_empty()
     }
 
     fn write_server(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) {

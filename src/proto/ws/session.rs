@@ -14,7 +14,7 @@ use std::time::Instant;
 
 use super::super::c2s::OpenRequest;
 use super::super::fault::Fault;
-use super::super::frame::FrameReader;
+use super::super::frame::{FrameEvent, FrameReader};
 use super::super::item::{Item, Kind, StreamHeader};
 use super::super::seam::FeatureRules;
 use super::super::xml::{ItemReader, Policy, Scratch};
@@ -261,6 +261,10 @@ impl Session {
                 }
                 Ok(Some(event)) => {
                     self.core.last_frame = now;
+                    if matches!(event, FrameEvent::Text(_)) {
+                        // SEC-18: what is unfinished after this is another message.
+                        self.core.mid_message_since = None;
+                    }
                     let restart = self.core.frame(scratch, event, out, now);
                     if restart {
                         self.reader.reset();
@@ -274,6 +278,8 @@ impl Session {
                 }
             }
         }
+        // The loop ends with the input, perhaps before the reader could give a message's memory back.
+        self.frames.release();
         self.core.mid_message_since = match self.core.mid_message_since {
             _ if !self.frames.is_mid_message() => None,
             None => Some(now),
