@@ -1,5 +1,6 @@
 //! The `bosphorus` program: command line, configuration, log, then [`bosphorus::app::run`].
 
+use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
 use bosphorus::cli::{Cli, Command, EXIT_CONFIG};
@@ -37,8 +38,12 @@ fn serve(config: Config) -> ExitCode {
 
 /// The log goes to standard error: standard output is nobody's stream here.
 fn start_log(log: &Log) {
-    let filter = EnvFilter::new(&log.filter);
-    let log_to = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    // What the HTTP server says of its threads at each start is for those who ask for it.
+    let filter = EnvFilter::new(format!("actix_server=warn,{}", log.filter));
+    let log_to = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     match log.format {
         LogFormat::Human => log_to.with_target(false).init(),
         LogFormat::Json => log_to.json().init(),
