@@ -166,7 +166,7 @@ impl Core {
         let client = match self.client {
             ClientSide::Open => {
                 let mut at = self.next_ping.min(self.silent_at());
-                if !self.flags.authenticated {
+                if !self.flags.authenticated && !self.flags.client_closed {
                     at = at.min(self.created + self.settings.unauthenticated_lifetime);
                 }
                 if let Some(since) = self.mid_message_since {

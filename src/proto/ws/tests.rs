@@ -972,6 +972,15 @@ fn unauthenticated_sessions_are_short_and_small() {
     rig.pass(60);
     assert_eq!(rig.session.client(), ClientSide::Open, "not when authenticated");
 
+    // Over while the stream is being closed, the minute is no reason to be woken at once, for ever.
+    let mut rig = Rig::opened();
+    rig.wait(29);
+    rig.send(&frame(0x8a, b""));
+    rig.wait(29);
+    rig.say(CLOSE);
+    rig.wait(3);
+    assert!(rig.session.deadline().is_some_and(|at| at > rig.now));
+
     let mut rig = Rig::opened();
     let flood = "<message><body>x</body></message>".repeat(20_000);
     let mut input = flood.as_bytes();
