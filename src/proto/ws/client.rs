@@ -143,7 +143,13 @@ impl Core {
             }
         };
         let (mut restart, mut blank) = (false, true);
+        let before = out.server.len();
         while self.client == ClientSide::Open {
+            if out.server.len() - before > settings.pending_bytes {
+                // Declarations of the header, repeated on every element, made so much of it.
+                self.fail(Fault::XmlLimit, out, now);
+                break;
+            }
             match messages.next(scratch) {
                 Ok(Some(message)) => restart |= self.message(message, out, now),
                 Ok(None) => break,

@@ -1364,6 +1364,25 @@ fn legacy_messages_may_hold_several_elements() {
     assert_eq!(rig.upstream(), FOOTER);
 }
 
+/// SEC-17, WSL-06: a small message whose elements all inherit a long name from the header does not
+/// become gigabytes.
+#[test]
+fn inherited_names_do_not_multiply_a_legacy_message() {
+    let mut rig = Rig::new();
+    rig.say(&LEGACY.replace("version", &format!("xmlns:q='{}' version", "u".repeat(100_000))));
+    rig.connect(HEADER);
+    rig.upstream();
+    let got = rig.say(&"<q:a/>".repeat(2_000));
+    assert!(matches!(&got[0], Got::Text(error) if error.contains("<policy-violation ")), "{got:?}");
+    let written = rig.upstream().len();
+    assert!(written < (1 << 20) + 200_000, "{written} bytes");
+    assert_eq!(rig.session.ended(), Some(Fault::XmlLimit));
+
+    let mut rig = Rig::legacy();
+    rig.say(&"<a/>".repeat(65_536));
+    assert_eq!(rig.upstream().len(), 262_144, "what is not multiplied passes whole");
+}
+
 /// WSL-12: switched off, the opening is answered in the style of the RFC.
 #[test]
 fn legacy_framing_can_be_switched_off() {
