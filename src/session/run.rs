@@ -530,7 +530,7 @@ impl Future for Run {
         // A task keeps its waker, so that an armed timer need not be asked at every stanza.
         if !this.armed {
             this.armed = true;
-            if this.sleep.as_mut().poll(cx).is_ready() {
+            if ask(this.sleep.as_mut(), cx).is_ready() {
                 cx.waker().wake_by_ref();
             }
         }
@@ -579,8 +579,36 @@ fn read_some<R: AsyncRead + Unpin>(
     }
 }
 
+/// Asks the timer, and tells it whom to wake. Outside the budget that tokio gives a task: where
+/// reading has used that up, the answer would be "not yet", and nobody would be woken.
+fn ask(sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
+    std::pin::pin!(tokio::task::unconstrained(sleep)).poll(cx)
+}
+
 /// Where time enters a session.
 #[expect(clippy::disallowed_methods, reason = "the shell is where the clock is read")]
 pub(crate) fn clock() -> Instant {
     Instant::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// WS-40: a poll that has used up its share of the thread still sets its timer.
+    #[tokio::test]
+    async fn a_timer_is_set_without_budget() {
+        let begun = clock();
+        let mut sleep = Box::pin(tokio::time::sleep(Duration::from_millis(20)));
+        let mut first = true;
+        let fired = std::future::poll_fn(|cx| {
+            if std::mem::take(&mut first) {
+                while std::pin::pin!(tokio::task::consume_budget()).poll(cx).is_ready() {}
+                assert!(ask(sleep.as_mut(), cx).is_pending());
+            }
+            if sleep.is_elapsed() { Poll::Ready(()) } else { Poll::Pending }
+        });
+        let _ = tokio::time::timeout(Duration::from_secs(2), fired).await;
+        assert!(begun.elapsed() < Duration::from_secs(1), "nobody was woken");
+    }
 }
