@@ -49,6 +49,26 @@ fn a_client_that_never_reads_costs_no_more_than_the_bounds() -> Result {
     })
 }
 
+/// WS-40: a ping waits behind what the client is still taking, so that a slow client, whose socket
+/// goes on taking bytes, is not a silent one.
+#[test]
+fn a_client_that_reads_slowly_is_not_silent() -> Result {
+    block_on(async {
+        let server = Fake::start(After::Flood).await?;
+        let gateway = gateway(&server, "ping_interval = \"500ms\"\n")?;
+        let mut client = login(&gateway).await?;
+        server.begin.notify_one();
+        for _ in 0..50 {
+            for _ in 0..100 {
+                client.socket().receive().await?;
+            }
+            ensure!(!server.gone.load(Ordering::SeqCst), "the session was ended");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(())
+    })
+}
+
 /// SEC-17: a server that never reads stops the client's flood, and costs no more than the bounds.
 #[test]
 fn a_server_that_never_reads_costs_no_more_than_the_bounds() -> Result {

@@ -53,6 +53,10 @@ impl Pending {
         self.at == self.bytes.len() && !self.unflushed
     }
 
+    fn len(&self) -> usize {
+        self.bytes.len() - self.at
+    }
+
     /// Writes what waits, then `fresh`; what is left of both waits. An error is the peer's end.
     fn write<W: AsyncWrite + Unpin>(
         &mut self,
@@ -201,17 +205,20 @@ impl Run {
 
     // ---- the client ----------------------------------------------------------------------
 
+    /// Whether the client is not read: the server does not take what was read, or the client does
+    /// not take what is for it, where every ping puts a pong.
+    fn client_waits(&self) -> bool {
+        !self.to_server.is_empty()
+            || self.to_client.len() >= self.worker.shared.settings.pending_bytes
+    }
+
     fn read_client(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
+        let client_waits = self.client_waits();
         let Some(client) = &mut self.client else { return false };
         if matches!(self.machine.client(), ClientSide::Gone) {
             return false;
         }
-        if !self.to_server.is_empty() {
-            // The server does not take what was read: nothing more is.
-            return false;
-        }
-        if self.to_client.bytes.len() >= self.worker.shared.settings.pending_bytes {
-            // Every ping puts a pong there: who does not read them is not read.
+        if client_waits {
             return false;
         }
         if !self.machine.wants_client() {
@@ -439,8 +446,11 @@ impl Run {
             self.drained = true;
             self.machine.drain(&mut buffers.out, now);
         }
-        if !self.to_server.is_empty() {
+        if self.client_waits() {
             self.machine.client_not_read(now);
+        }
+        if !self.to_client.is_empty() {
+            self.machine.client_not_told(now);
         }
         let stall = self.worker.shared.stall_timeout;
         if self.to_client.since.is_some_and(|since| since + stall <= now) {

@@ -295,6 +295,12 @@ impl Session {
         }
     }
 
+    /// What is for the client waits for its socket, and every ping behind it. So it cannot answer
+    /// one; whether it takes anything is for `limits.stall_timeout` to judge.
+    pub fn client_not_told(&mut self, now: Instant) {
+        self.core.last_frame = now;
+    }
+
     /// The client's connection ended.
     pub fn client_gone(&mut self, loss: Loss, now: Instant) {
         let fault = match loss {
