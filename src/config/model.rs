@@ -58,7 +58,7 @@ pub struct Listen {
     pub workers: Option<usize>,
     /// Connections the kernel holds that no worker has accepted yet.
     pub backlog: u32,
-    /// Connections per worker; above it the worker stops accepting.
+    /// HTTP connections per worker, sessions not among them; above it the worker stops accepting.
     pub max_connections: usize,
     /// How long an idle HTTP connection stays open.
     pub keep_alive: Duration,
@@ -94,7 +94,7 @@ pub struct Ws {
     pub allowed_origins: AllowedOrigins,
     /// Refuse an upgrade without an `Origin` header, which only programs other than browsers send.
     pub require_origin: bool,
-    /// Write the stream's `xml:lang` onto stanzas that name none.
+    /// Write the `xml:lang` of the server's stream onto its stanzas that name none.
     pub stamp_lang: bool,
 }
 
