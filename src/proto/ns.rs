@@ -24,6 +24,8 @@ pub const BIND: &str = "urn:ietf:params:xml:ns:xmpp-bind";
 pub const BIND2: &str = "urn:xmpp:bind:0";
 /// Bind 2 as it was named in drafts, which servers of that time still speak.
 pub const BIND2_DRAFT: &str = "urn:xmpp:bind2:1";
+/// XEP-0078: logins without SASL.
+pub const IQ_AUTH: &str = "jabber:iq:auth";
 /// XEP-0198, the older version still offered by Prosody.
 pub const SM2: &str = "urn:xmpp:sm:2";
 /// XEP-0198: stream management.

@@ -283,6 +283,9 @@ impl Core {
                 if matches!(kind, Kind::Sasl | Kind::Sasl2) && !self.flags.authenticated {
                     self.note_binding(element);
                 }
+                if kind == Kind::Iq && !self.flags.authenticated {
+                    self.note_login(element);
+                }
                 let start = out.server.len();
                 seam::to_server(element, &mut out.server);
                 out.tally.to_server.count(kind, out.server.len() - start);
@@ -403,6 +406,14 @@ impl Core {
         c2s::write_header(&mut out.server, &domain, from, lang);
         self.last_upstream = now;
         true
+    }
+
+    /// UP-32: remembers a login without SASL, by the `id` of its answer.
+    pub(super) fn note_login(&mut self, element: &Element<'_>) {
+        let is_set = element.attribute("type").as_deref() == Some("set");
+        if is_set && element.children().iter().any(|child| child.namespace == ns::IQ_AUTH) {
+            self.login = element.attribute("id").map(|id| id.into_owned().into_boxed_str());
+        }
     }
 
     /// UP-27: remembers whether the login asks for channel binding, never what it says.

@@ -38,6 +38,8 @@ pub(super) struct Core {
     pub(super) flags: Flags,
     pub(super) features: FeatureRules,
     pub(super) binding: Option<Binding>,
+    /// The `id` of a login without SASL (XEP-0078), until it is answered.
+    pub(super) login: Option<Box<str>>,
     pub(super) created: Instant,
     pub(super) last_frame: Instant,
     pub(super) next_ping: Instant,

@@ -119,10 +119,18 @@ impl Core {
                 self.flags.bound = true;
             }
             (Kind::Iq, _) if !self.flags.bound => {
-                let is_result = element.attribute("type").as_deref() == Some("result");
-                if is_result && element.children().iter().any(|child| child.namespace == ns::BIND) {
+                if element.attribute("type").as_deref() != Some("result") {
+                    return;
+                }
+                let children = element.children();
+                // XEP-0078 §3.1: the answer to a login is empty; one with a query asks for it.
+                let is_login = children.is_empty()
+                    && self.login.is_some()
+                    && self.login.as_deref() == element.attribute("id").as_deref();
+                if is_login || children.iter().any(|child| child.namespace == ns::BIND) {
+                    self.login = None;
                     self.flags.bound = true;
-                    // XEP-0078 and SASL-less servers never send a success.
+                    // Not every server sends a success.
                     self.flags.authenticated = true;
                 }
             }

@@ -158,6 +158,7 @@ impl Session {
                 flags: Flags::default(),
                 features: settings.features,
                 binding: None,
+                login: None,
                 created: now,
                 last_frame: now,
                 next_ping: now + settings.ping_interval,

@@ -639,6 +639,29 @@ fn a_forged_success_changes_no_phase() {
     Rig::expect_error(&rig.say(OPEN), "bad-format", 1000);
 }
 
+/// UP-24, UP-32: a login of XEP-0078 is one; its fields alone, or another answer, are none.
+#[test]
+fn a_login_without_sasl_is_a_login() {
+    let login = "<iq type='set' id='l'><query xmlns='jabber:iq:auth'><username>a</username>\
+        <password>b</password><resource>r</resource></query></iq>";
+    let logs_in = |answers: &[&str]| {
+        let mut rig = Rig::opened();
+        rig.say(&login.replace("'set'", "'get'"));
+        rig.say(login);
+        for answer in answers {
+            rig.server(answer);
+        }
+        rig.send(&frame(0x8a, b""));
+        rig.wait(59);
+        rig.send(&frame(0x8a, b""));
+        rig.pass(10);
+        rig.session.client() == ClientSide::Open
+    };
+    let fields = "<iq type='result' id='l'><query xmlns='jabber:iq:auth'><username/></query></iq>";
+    assert!(!logs_in(&[fields, "<iq type='error' id='l'/>", "<iq type='result' id='x'/>"]));
+    assert!(logs_in(&[fields, "<iq type='result' id='l'/>"]));
+}
+
 // ---- errors and closing --------------------------------------------------------------------
 
 /// WS-31: an error before `<open/>` is open, error, close, Close, in this order, with an id of
