@@ -67,10 +67,14 @@ pub fn to_client(element: &Element<'_>, out: &mut Vec<u8>) -> Rewrite {
 }
 
 /// Writes the server's stream features for the client: without TLS and compression (UP-17), and
-/// without what `rules` say; every other feature as it came (UP-18). Nothing is written for
-/// features that are broken beyond repair.
-pub fn features_to_client(element: &Element<'_>, rules: &FeatureRules, out: &mut Vec<u8>) {
-    let Ok(tree) = element.tree() else { return };
+/// without what `rules` say; every other feature as it came (UP-18). Nothing is written
+/// ([`Rewrite::Dropped`]) for features that are broken beyond repair.
+pub fn features_to_client(
+    element: &Element<'_>,
+    rules: &FeatureRules,
+    out: &mut Vec<u8>,
+) -> Rewrite {
+    let Ok(tree) = element.tree() else { return Rewrite::Dropped };
     let mut cuts = Vec::new();
     for feature in tree.elements() {
         if feature.is(ns::TLS, "starttls") || feature.is(ns::COMPRESS_FEATURE, "compression") {
@@ -80,6 +84,7 @@ pub fn features_to_client(element: &Element<'_>, rules: &FeatureRules, out: &mut
         }
     }
     without(element, &cuts, out);
+    if element.broken().is_some() { Rewrite::Repaired } else { Rewrite::Completed }
 }
 
 /// Writes an element of the client for the server, whose stream has the default namespace
