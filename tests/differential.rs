@@ -147,7 +147,7 @@ fn server_scope() -> Scope {
     for (prefix, namespace) in
         [("stream", "http://etherx.jabber.org/streams"), ("p", "urn:p"), ("q", "urn:q")]
     {
-        scope.bind(prefix, namespace).unwrap();
+        scope.bind(prefix, namespace).expect("room for three");
     }
     scope
 }
@@ -556,9 +556,8 @@ fn nothing_is_accepted_that_others_refuse() {
         let (client, legacy) = (Scope::client(), server_scope());
         for document in batch {
             kept.extend(seam_to_client(&document, &mut counts));
-            kept.extend(seam_to_server(&document, &client).map(|kept| {
+            kept.extend(seam_to_server(&document, &client).inspect(|_| {
                 *counts.entry("to server").or_default() += 1;
-                kept
             }));
             kept.extend(seam_to_server(&document, &legacy));
             match scanner(&document) {
@@ -620,8 +619,8 @@ fn check_kept(expat: &mut Expat, kept: &[Kept], excused: &mut BTreeMap<&'static 
     }
     let mut opinions = expat.ask(&questions).into_iter();
     for kept in kept {
-        let to = opinions.next().unwrap();
-        let from = kept.from.as_ref().map(|_| opinions.next().unwrap());
+        let to = opinions.next().expect("as many as questions");
+        let from = kept.from.as_ref().and_then(|_| opinions.next());
         let verdict = |to: &Opinion, from: &Option<Opinion>, document: &[u8]| {
             to.whole
                 && to.root_end == Some(document.len())

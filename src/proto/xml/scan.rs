@@ -671,6 +671,7 @@ fn skip(bytes: &[u8], mut i: usize, class: u8) -> usize {
 /// that compiles to vector instructions.
 #[inline(always)]
 fn skip_until(bytes: &[u8], mut i: usize, stop: impl Fn(u8) -> bool) -> usize {
+    let long = i + 64;
     while let Some(block) = bytes.get(i..).and_then(|rest| rest.first_chunk::<16>()) {
         let stops = block.map(|byte| if stop(byte) { 0xFF } else { 0 });
         let stops = u128::from_le_bytes(stops);
@@ -678,6 +679,9 @@ fn skip_until(bytes: &[u8], mut i: usize, stop: impl Fn(u8) -> bool) -> usize {
             return i + (stops.trailing_zeros() / 8) as usize;
         }
         i += 16;
+        if i < long {
+            continue;
+        }
         // Long runs: only whether, not yet where.
         while let Some(block) = bytes.get(i..).and_then(|rest| rest.first_chunk::<64>()) {
             if block.iter().fold(false, |any, byte| any | stop(*byte)) {
