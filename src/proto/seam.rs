@@ -591,6 +591,17 @@ mod tests {
         );
     }
 
+    /// Namespaces in XML 1.0 section 3: the namespace of `xml` is never declared otherwise.
+    #[test]
+    fn elements_in_the_xml_namespace_keep_their_prefix() {
+        let (out, _) = down("<stream:error><xml:a><b xmlns='u'/></xml:a></stream:error>");
+        assert_eq!(
+            out,
+            "<stream:error xmlns:stream=\"http://etherx.jabber.org/streams\">\
+             <xml:a><b xmlns=\"u\"/></xml:a></stream:error>"
+        );
+    }
+
     /// UP-26: the channel-binding strip takes all four; SM-08; UP-16.
     #[test]
     fn feature_rules() {

@@ -256,9 +256,18 @@ pub(crate) fn write_children(node: &Node, default: Option<&str>, out: &mut Vec<u
 }
 
 fn write_element(node: &Node, default: Option<&str>, out: &mut Vec<u8>) {
+    // No other prefix may be bound to this namespace, and no default.
+    let is_xml = node.namespace == ns::XML;
+    let name = |out: &mut Vec<u8>| {
+        if is_xml {
+            out.extend_from_slice(b"xml:");
+        }
+        out.extend_from_slice(node.local.as_bytes());
+    };
+    let inner = if is_xml { default } else { Some(&*node.namespace) };
     out.push(b'<');
-    out.extend_from_slice(node.local.as_bytes());
-    if default != Some(&node.namespace) {
+    name(out);
+    if default != inner {
         out.extend_from_slice(b" xmlns=");
         quoted_namespace(&node.namespace, out);
     }
@@ -268,9 +277,9 @@ fn write_element(node: &Node, default: Option<&str>, out: &mut Vec<u8>) {
         return;
     }
     out.push(b'>');
-    write_children(node, Some(&node.namespace), out);
+    write_children(node, inner, out);
     out.extend_from_slice(b"</");
-    out.extend_from_slice(node.local.as_bytes());
+    name(out);
     out.push(b'>');
 }
 
