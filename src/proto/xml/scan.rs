@@ -15,6 +15,9 @@
 //! recorded. Fatal for both policies are: bytes that are not UTF-8, tags that are malformed or
 //! do not match, `<` in an attribute value, a document type declaration, and an element over its
 //! size.
+//!
+//! The file is long because it is one loop: the tag, text and namespace rules share the position,
+//! and a rule in another module would be a rule that the next byte does not see.
 
 use super::chars::{
     CDATA, CLASS, NAME, Reference, SPACE, START, Step, decode, is_char, is_name, is_name_start,
