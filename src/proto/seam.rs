@@ -1,4 +1,15 @@
-//! The seam: every rewrite of what passes through (ARCHITECTURE.md section 6), and no other.
+//! The seam: every rewrite of what passes through, and no other.
+//!
+//! | where | what is rewritten |
+//! |---|---|
+//! | stream start and end | `<open/>`, `<close/>` or `<stream:stream>` on one side, stream tags on the other ([`super::ws`], [`super::c2s`]) |
+//! | element to the client | the default namespace and the prefixes it inherited are declared on it (WS-15, UP-29) |
+//! | features to the client | `<starttls/>` and `<compression/>` are removed; offers of SASL only if configured (UP-17 to UP-19, UP-26), EXTERNAL where the gateway shows a certificate of its own (UP-16) |
+//! | features, stream errors | the literal prefix `stream`, and each condition's own `xmlns` (WS-16) |
+//! | broken stanza of the server | repaired or emptied, so that counts hold (UP-36) |
+//! | element to the server | an XML declaration is dropped (WS-13), `xmlns=''` on a stanza too (WS-17); prefixes of a legacy header are declared (WSL-06) |
+//! | `xml:lang` | stamped on stanzas only if configured (UP-30) |
+//! | white space between elements | swallowed (WS-18) |
 //!
 //! An element leaves as the bytes that came, with declarations inserted behind the root's name
 //! where it used inherited names (WS-15, UP-29), unless it is one of these: an element of the
