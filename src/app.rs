@@ -13,7 +13,7 @@ use actix_web::{App, HttpServer};
 use anyhow::Context as _;
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::config::Config;
 use crate::http::admin::Admin;
@@ -74,8 +74,9 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     let cause = signals.next().await;
     info!(signal = cause, sessions = sessions.open(), "draining");
     let handle = public.handle();
-    // The listeners stop accepting; what is in an accepted connection is refused by `admit`.
+    // What is in an accepted connection is refused by `admit`.
     handle.pause().await;
+    public.refuse_connections();
     sessions.drain();
     let ended = tokio::select! {
         ended = drained(&sessions, config.drain.timeout) => ended,
@@ -106,16 +107,30 @@ async fn drained(sessions: &Sessions, timeout: Duration) -> bool {
     tokio::time::timeout(timeout, all).await.is_ok()
 }
 
-/// A handle to a server that runs in the background.
-struct Running(actix_server::ServerHandle);
+/// A server that runs in the background.
+struct Running {
+    handle: actix_server::ServerHandle,
+    listeners: Vec<TcpListener>,
+}
 
 impl Running {
     fn handle(&self) -> actix_server::ServerHandle {
-        self.0.clone()
+        self.handle.clone()
+    }
+
+    /// A paused listener still takes connections into the kernel's queue, where they would hang
+    /// until the end of the drain. Shut down, it refuses them, and clients look elsewhere at once.
+    fn refuse_connections(&self) {
+        for listener in &self.listeners {
+            if let Err(error) = socket2::SockRef::from(listener).shutdown(std::net::Shutdown::Both)
+            {
+                debug!(%error, "a listener stays open while draining");
+            }
+        }
     }
 
     async fn stop(self, graceful: bool) {
-        self.0.stop(graceful).await;
+        self.handle.stop(graceful).await;
     }
 }
 
@@ -131,8 +146,10 @@ fn start_public(config: &Config, shared: &Shared, routes: &Routes) -> anyhow::Re
         .disable_signals();
     // Every worker numbers its sessions from a range of its own.
     let ranges = Arc::new(AtomicU64::new(1));
+    let mut listeners = Vec::new();
     for &address in &config.listen.addresses {
         let listener = bind(address, config.listen.backlog)?;
+        listeners.push(listener.try_clone().context("sharing a listener")?);
         let address = listener.local_addr().unwrap_or(address);
         info!(%address, "listening");
         let (shared, routes) = (shared.clone(), routes.clone());
@@ -171,7 +188,7 @@ fn start_public(config: &Config, shared: &Shared, routes: &Routes) -> anyhow::Re
     let server = builder.run();
     let handle = server.handle();
     actix_rt::spawn(server);
-    Ok(Running(handle))
+    Ok(Running { handle, listeners })
 }
 
 fn start_admin(
@@ -190,7 +207,7 @@ fn start_admin(
             .run();
     let handle = server.handle();
     actix_rt::spawn(server);
-    Ok(Running(handle))
+    Ok(Running { handle, listeners: Vec::new() })
 }
 
 fn bind(address: SocketAddr, backlog: u32) -> anyhow::Result<TcpListener> {

@@ -518,7 +518,7 @@ async fn unknown_host(place: Place) -> Result {
     Ok(())
 }
 
-/// ARCHITECTURE's faults: the stream is lost, the client hears `remote-connection-failed`, then a
+/// The stream is lost, the client hears `remote-connection-failed`, then a
 /// proper close; when the server is back, so is the service.
 async fn server_killed(place: Place) -> Result {
     let (server, gateway, endpoint) = place.private()?;

@@ -491,6 +491,8 @@ fn sigterm_drains() -> Result {
         let (status, _) = gateway.admin_get("/ready")?;
         ensure!(status == 503, "/ready says {status} while draining");
         ensure!(gateway.admin_get("/health")?.0 == 200);
+        let refused = TcpStream::connect(gateway.listen()).await;
+        ensure!(refused.is_err(), "a new connection hangs while draining");
         managed.send_close(1001).await?;
         plain.send_close(1001).await?;
         plain_link.write(FOOTER).await?;

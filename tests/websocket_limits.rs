@@ -190,7 +190,7 @@ fn an_idle_session_gives_its_buffers_back() -> Result {
         })
         .await?;
         let grown = resident(&gateway, "VmRSS:")?.saturating_sub(before) / 1024;
-        println!("{SESSIONS} sessions idle after 200 kB each: memory grew by {grown} KiB");
+        say(&format!("{SESSIONS} sessions idle after 200 kB each: memory grew by {grown} KiB"))?;
         ensure!(grown <= BOUND / 1024, "{grown} KiB are more than the one session at a time needs");
         Ok(())
     })
@@ -332,10 +332,22 @@ impl<'a> Memory<'a> {
     fn report(&self, what: &str, how_far: &str) -> Result {
         let grown = resident(self.gateway, "VmHWM:")?.saturating_sub(self.before);
         let (grown, bound) = (grown / 1024, BOUND / 1024);
-        println!("{what}: {how_far}; memory grew by {grown} KiB at the most (bound {bound} KiB)");
+        say(&format!("{what}: {how_far}; memory grew by {grown} KiB at most (bound {bound} KiB)"))?;
         ensure!(grown <= bound, "{what}: {grown} KiB are more than {bound}");
         Ok(())
     }
+}
+
+/// Prints a line, also to where `tests/run` collects what it prints at its end.
+fn say(line: &str) -> Result {
+    println!("{line}");
+    if let Some(directory) = std::env::var_os("BOSPHORUS_TABLES") {
+        use std::io::Write as _;
+        let path = std::path::Path::new(&directory).join("limits.table");
+        let mut file = std::fs::OpenOptions::new().create(true).append(true).open(path)?;
+        file.write_all(format!("{line}\n").as_bytes())?;
+    }
+    Ok(())
 }
 
 /// A line of `/proc/PID/status`, in bytes.

@@ -1,4 +1,15 @@
-//! The seam: every rewrite of what passes through (ARCHITECTURE.md section 6), and no other.
+//! The seam: every rewrite of what passes through, and no other.
+//!
+//! | where | what is rewritten |
+//! |---|---|
+//! | stream start and end | `<open/>`, `<close/>` or `<stream:stream>` on one side, stream tags on the other ([`super::ws`], [`super::c2s`]) |
+//! | element to the client | the default namespace and the prefixes it inherited are declared on it (WS-15, UP-29) |
+//! | features to the client | `<starttls/>` and `<compression/>` are removed; offers of SASL only if configured (UP-17 to UP-19, UP-26), EXTERNAL where the gateway shows a certificate of its own (UP-16) |
+//! | features, stream errors | the literal prefix `stream`, and each condition's own `xmlns` (WS-16) |
+//! | broken stanza of the server | repaired or emptied, so that counts hold (UP-36) |
+//! | element to the server | an XML declaration is dropped (WS-13), `xmlns=''` on a stanza too (WS-17); prefixes of a legacy header are declared (WSL-06) |
+//! | `xml:lang` | stamped on stanzas only if configured (UP-30) |
+//! | white space between elements | swallowed (WS-18) |
 //!
 //! An element leaves as the bytes that came, with declarations inserted behind the root's name
 //! where it used inherited names (WS-15, UP-29), unless it is one of these: an element of the
@@ -67,10 +78,14 @@ pub fn to_client(element: &Element<'_>, out: &mut Vec<u8>) -> Rewrite {
 }
 
 /// Writes the server's stream features for the client: without TLS and compression (UP-17), and
-/// without what `rules` say; every other feature as it came (UP-18). Nothing is written for
-/// features that are broken beyond repair.
-pub fn features_to_client(element: &Element<'_>, rules: &FeatureRules, out: &mut Vec<u8>) {
-    let Ok(tree) = element.tree() else { return };
+/// without what `rules` say; every other feature as it came (UP-18). Nothing is written
+/// ([`Rewrite::Dropped`]) for features that are broken beyond repair.
+pub fn features_to_client(
+    element: &Element<'_>,
+    rules: &FeatureRules,
+    out: &mut Vec<u8>,
+) -> Rewrite {
+    let Ok(tree) = element.tree() else { return Rewrite::Dropped };
     let mut cuts = Vec::new();
     for feature in tree.elements() {
         if feature.is(ns::TLS, "starttls") || feature.is(ns::COMPRESS_FEATURE, "compression") {
@@ -80,6 +95,7 @@ pub fn features_to_client(element: &Element<'_>, rules: &FeatureRules, out: &mut
         }
     }
     without(element, &cuts, out);
+    if element.broken().is_some() { Rewrite::Repaired } else { Rewrite::Completed }
 }
 
 /// Writes an element of the client for the server, whose stream has the default namespace
@@ -208,8 +224,6 @@ fn declare(prefix: &[u8], namespace: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(b" xmlns=\"jabber:client\"");
         return;
     }
-    // The name came from an attribute without references, so one of the quotes is not in it.
-    let quote = if namespace.contains('"') { b'\'' } else { b'"' };
     if prefix.is_empty() {
         if namespace.is_empty() {
             return;
@@ -220,8 +234,21 @@ fn declare(prefix: &[u8], namespace: &str, out: &mut Vec<u8>) {
         out.extend_from_slice(prefix);
         out.push(b'=');
     }
+    quoted_namespace(namespace, out);
+}
+
+/// Appends a namespace name in quotes. Without references where it can be: those that the
+/// scanner has passed hold no `&`, no `<` and at most one kind of quote, and they compare as
+/// bytes only when nothing is escaped.
+pub(super) fn quoted_namespace(namespace: &str, out: &mut Vec<u8>) {
+    let has = |byte: u8| namespace.as_bytes().contains(&byte);
+    let quote = if has(b'"') { b'\'' } else { b'"' };
     out.push(quote);
-    out.extend_from_slice(namespace.as_bytes());
+    if has(b'&') || has(b'<') || has(quote) {
+        escape_attribute(namespace, out);
+    } else {
+        out.extend_from_slice(namespace.as_bytes());
+    }
     out.push(quote);
 }
 
@@ -561,6 +588,29 @@ mod tests {
              </stream:error>"
         );
         assert_eq!(rewrite, Rewrite::Completed);
+    }
+
+    /// SEC-07: what we write of a namespace name is what was read, without references.
+    #[test]
+    fn namespace_names_are_not_escaped() {
+        let (out, _) =
+            down("<stream:error><a xmlns='u>\"' x:b='' xmlns:x=\"v>'\"/></stream:error>");
+        assert_eq!(
+            out,
+            "<stream:error xmlns:stream=\"http://etherx.jabber.org/streams\">\
+             <a xmlns='u>\"' xmlns:ns0=\"v>'\" ns0:b=\"\"/></stream:error>"
+        );
+    }
+
+    /// Namespaces in XML 1.0 section 3: the namespace of `xml` is never declared otherwise.
+    #[test]
+    fn elements_in_the_xml_namespace_keep_their_prefix() {
+        let (out, _) = down("<stream:error><xml:a><b xmlns='u'/></xml:a></stream:error>");
+        assert_eq!(
+            out,
+            "<stream:error xmlns:stream=\"http://etherx.jabber.org/streams\">\
+             <xml:a><b xmlns=\"u\"/></xml:a></stream:error>"
+        );
     }
 
     /// UP-26: the channel-binding strip takes all four; SM-08; UP-16.

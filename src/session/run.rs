@@ -198,11 +198,13 @@ impl Run {
         let mut progress = self.read_client(buffers, now, cx);
         self.open_stream();
         progress |= self.poll_connect(buffers, now, cx);
+        // Counted before it is written: whoever has received a stanza finds it in the metrics.
+        self.count(buffers);
         progress |= self.write_both(buffers, now, cx);
         progress |= self.read_server(buffers, now, cx);
         self.machine_tick(buffers, now);
-        progress |= self.write_both(buffers, now, cx);
         self.count(buffers);
+        progress |= self.write_both(buffers, now, cx);
         progress
     }
 

@@ -7,6 +7,7 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use socket2::{SockRef, TcpKeepalive};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
@@ -19,6 +20,11 @@ use crate::proto::c2s::{self, Negotiation, Refusal, Step, TlsMode};
 use crate::proto::domain::Domain;
 use crate::proto::item::StreamHeader;
 use crate::proto::xml::{ItemReader, Policy, Scratch};
+
+/// Idle time after which TCP asks whether the server's host is still there.
+const PROBE_AFTER: Duration = Duration::from_secs(60);
+/// And how long it waits between unanswered questions, of which the kernel allows a handful.
+const PROBE_EVERY: Duration = Duration::from_secs(10);
 
 /// A stream whose TLS is settled and whose final header and first element have arrived.
 #[derive(Debug)]
@@ -370,6 +376,11 @@ async fn connect(address: Address<'_>, within: Duration) -> Result<Io, Reason> {
             Address::Tcp(address) => {
                 let stream = TcpStream::connect(address).await?;
                 stream.set_nodelay(true)?;
+                // A server's host that vanishes says nothing, and an idle session would last for
+                // ever: the kernel asks it, without a byte in the stream.
+                let keepalive =
+                    TcpKeepalive::new().with_time(PROBE_AFTER).with_interval(PROBE_EVERY);
+                SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
                 Ok(Io::Tcp(stream))
             }
         }

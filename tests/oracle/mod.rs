@@ -55,12 +55,13 @@ impl Expat {
                 let end = (0, Vec::new());
                 for (level, document) in questions.iter().chain([&end]) {
                     request.push(*level);
-                    request
-                        .extend_from_slice(&u32::try_from(document.len()).unwrap().to_be_bytes());
+                    request.extend_from_slice(
+                        &u32::try_from(document.len()).expect("below 4 GiB").to_be_bytes(),
+                    );
                     request.extend_from_slice(document);
                 }
-                stdin.write_all(&request).unwrap();
-                stdin.flush().unwrap();
+                stdin.write_all(&request).expect("the oracle lives");
+                stdin.flush().expect("the oracle lives");
             });
             let mut all: Vec<Opinion> =
                 (0..=questions.len()).map(|_| read_opinion(stdout)).collect();
@@ -73,7 +74,8 @@ impl Expat {
 fn read_opinion(stdout: &mut BufReader<ChildStdout>) -> Opinion {
     let mut head = [0; 9];
     stdout.read_exact(&mut head).expect("the oracle lives");
-    let number = |at: usize| u32::from_be_bytes(head[at..at + 4].try_into().unwrap());
+    let number =
+        |at: usize| u32::from_be_bytes([head[at], head[at + 1], head[at + 2], head[at + 3]]);
     let mut text = vec![0; number(5) as usize];
     stdout.read_exact(&mut text).expect("the oracle lives");
     let root_end = number(0);
@@ -93,8 +95,8 @@ impl Drop for Expat {
 
 /// rxml's complaint about `document`, which is to be exactly one element.
 pub(crate) fn rxml(document: &[u8]) -> Result<(), String> {
-    let mut options = rxml::Options::default();
-    options.max_token_length = document.len() + 64;
+    let options =
+        rxml::Options { max_token_length: document.len() + 64, ..rxml::Options::default() };
     let mut parser = rxml::Parser::with_options(options);
     let mut input = document;
     while parser.parse(&mut input, true).map_err(|e| format!("{e:?}"))?.is_some() {}

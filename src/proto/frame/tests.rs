@@ -228,7 +228,7 @@ fn fragments_that_sum_up_too_long_are_refused() {
     assert_refused(&bytes, FrameError::TooBig);
 }
 
-/// WS-09, SPIKE: fragments are counted, empty ones too.
+/// WS-09: fragments are counted, empty ones too.
 #[test]
 fn too_many_fragments_are_refused() {
     let mut bytes = frame(0x01, b"", KEY);
@@ -367,7 +367,7 @@ fn an_unfinished_message_is_visible() {
     assert_eq!(said(&frame(0x80, b"d", KEY)), (1, false));
 }
 
-/// WS-44, SPIKE section 3: memory follows what arrived, never what was announced, and ends at the
+/// WS-44: memory follows what arrived, never what was announced, and ends at the
 /// limit.
 #[test]
 fn memory_is_bounded_by_what_arrived_and_by_the_limit() {

@@ -39,13 +39,6 @@ impl Core {
     pub(super) fn server_element(&mut self, element: &Element<'_>, out: &mut Out, now: Instant) {
         let kind = element.kind();
         match kind {
-            Kind::Features => {
-                if self.flags.authenticated {
-                    self.flags.settled = true;
-                }
-                let rules = self.features;
-                text(out, |bytes| seam::features_to_client(element, &rules, bytes));
-            }
             Kind::StreamError => {
                 // WS-32, UP-34: forwarded whole, then both streams are closed.
                 text(out, |bytes| {
@@ -56,43 +49,66 @@ impl Core {
                 self.finish_client_close(out, now);
                 return;
             }
-            Kind::StreamOther | Kind::FramingOpen | Kind::FramingClose | Kind::FramingOther => {
-                // Nothing of these may reach a client: it would take them for ours.
+            // Nothing of these may reach a client: it would take them for ours, and TLS is settled
+            // before it sees anything (WS-43).
+            Kind::StreamOther
+            | Kind::FramingOpen
+            | Kind::FramingClose
+            | Kind::FramingOther
+            | Kind::Tls
+            | Kind::Compress => {
                 self.server_garbage(out, now);
                 return;
             }
-            Kind::Tls | Kind::Compress => {
-                // WS-43: TLS is settled before the client sees anything.
-                self.server_garbage(out, now);
-                return;
-            }
-            _ => {
-                let start = out.client.len();
+            Kind::Features
+            | Kind::Message
+            | Kind::Presence
+            | Kind::Iq
+            | Kind::Sasl
+            | Kind::Sasl2
+            | Kind::Sm
+            | Kind::Other => {
                 let mark = frame::begin_text(&mut out.client);
-                let at = out.client.len();
-                let rewrite = seam::to_client(element, &mut out.client);
-                if let Some(lang) = &self.lang
-                    && kind.is_stanza()
-                    && element.lang().is_none()
-                {
-                    stamp_lang(&mut out.client, at, lang);
-                }
+                let start = out.client.len();
+                let rewrite = self.write(element, kind, &mut out.client);
+                let bytes = out.client.len() - start;
                 frame::end_text(&mut out.client, mark);
                 match rewrite {
                     Rewrite::AsIs | Rewrite::Completed => {}
                     Rewrite::Repaired => out.tally.repaired += 1,
                     Rewrite::Emptied => out.tally.emptied += 1,
-                    Rewrite::Dropped => {
-                        out.tally.dropped += 1;
-                        return;
-                    }
+                    Rewrite::Dropped => out.tally.dropped += 1,
                 }
-                out.tally.to_client.count(kind, out.client.len() - start);
+                if rewrite == Rewrite::Dropped {
+                    // Without features no client can go on; any other nonza it can do without.
+                    if kind == Kind::Features {
+                        self.server_garbage(out, now);
+                    }
+                    return;
+                }
+                out.tally.to_client.count(kind, bytes);
             }
         }
         if !(self.flags.bound && self.flags.authenticated && self.flags.sm) {
             self.observe(element, kind, out);
         }
+    }
+
+    /// Writes one element for the client, without the frame around it.
+    fn write(&mut self, element: &Element<'_>, kind: Kind, out: &mut Vec<u8>) -> Rewrite {
+        if kind == Kind::Features {
+            self.flags.settled |= self.flags.authenticated;
+            return seam::features_to_client(element, &self.features, out);
+        }
+        let start = out.len();
+        let rewrite = seam::to_client(element, out);
+        if let Some(lang) = &self.lang
+            && kind.is_stanza()
+            && element.lang().is_none()
+        {
+            stamp_lang(out, start, lang);
+        }
+        rewrite
     }
 
     /// UP-23, SM-02: the phase follows what the server says.

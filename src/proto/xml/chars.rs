@@ -23,10 +23,8 @@ const fn classes() -> [u8; 256] {
     while byte < 0x80 {
         let b = byte as u8;
         let mut class = 0;
-        if b >= 0x20 || is_space(b) {
-            if b != b']' {
-                class |= CDATA;
-            }
+        if (b >= 0x20 || is_space(b)) && b != b']' {
+            class |= CDATA;
         }
         if b.is_ascii_alphabetic() || b == b'_' {
             class |= NAME | START;

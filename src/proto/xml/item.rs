@@ -43,7 +43,8 @@ struct Partial {
 /// What has become complete.
 enum Unit {
     Declaration,
-    Header(StreamHeader),
+    // In a box, so that elements do not travel in its size.
+    Header(Box<StreamHeader>),
     Element,
     End,
 }
@@ -100,7 +101,7 @@ impl ItemReader {
                     self.stage = if header.closed { Stage::Closing } else { Stage::Open };
                     self.scope = header.scope.clone();
                     scratch.buffer = Vec::new();
-                    return Ok(Some(Item::Header(header)));
+                    return Ok(Some(Item::Header(*header)));
                 }
                 Unit::End => {
                     self.stage = Stage::Ended;
@@ -221,7 +222,7 @@ impl ItemReader {
         // A header is judged strictly whoever sends it: no stanza can break it.
         context.policy = Policy::Strict;
         match scan_bounded(work, bytes, &context)? {
-            Some(end) => Ok(Some((end, Unit::Header(header_of(work, &bytes[..end])?)))),
+            Some(end) => Ok(Some((end, Unit::Header(Box::new(header_of(work, &bytes[..end])?))))),
             None => Ok(None),
         }
     }

@@ -15,6 +15,9 @@
 //! recorded. Fatal for both policies are: bytes that are not UTF-8, tags that are malformed or
 //! do not match, `<` in an attribute value, a document type declaration, and an element over its
 //! size.
+//!
+//! The file is long because it is one loop: the tag, text and namespace rules share the position,
+//! and a rule in another module would be a rule that the next byte does not see.
 
 use super::chars::{
     CDATA, CLASS, NAME, Reference, SPACE, START, Step, decode, is_char, is_name, is_name_start,
@@ -182,6 +185,8 @@ struct Open {
 
 #[derive(Clone, Copy, Debug)]
 struct Binding {
+    /// [`key`] of the prefix, to look at its bytes only when they are likely to match.
+    key: u64,
     /// Empty for a default namespace.
     prefix: Span,
     namespace: Span,
@@ -669,6 +674,7 @@ fn skip(bytes: &[u8], mut i: usize, class: u8) -> usize {
 /// that compiles to vector instructions.
 #[inline(always)]
 fn skip_until(bytes: &[u8], mut i: usize, stop: impl Fn(u8) -> bool) -> usize {
+    let long = i + 64;
     while let Some(block) = bytes.get(i..).and_then(|rest| rest.first_chunk::<16>()) {
         let stops = block.map(|byte| if stop(byte) { 0xFF } else { 0 });
         let stops = u128::from_le_bytes(stops);
@@ -676,6 +682,9 @@ fn skip_until(bytes: &[u8], mut i: usize, stop: impl Fn(u8) -> bool) -> usize {
             return i + (stops.trailing_zeros() / 8) as usize;
         }
         i += 16;
+        if i < long {
+            continue;
+        }
         // Long runs: only whether, not yet where.
         while let Some(block) = bytes.get(i..).and_then(|rest| rest.first_chunk::<64>()) {
             if block.iter().fold(false, |any, byte| any | stop(*byte)) {
@@ -697,14 +706,14 @@ fn skip_until(bytes: &[u8], mut i: usize, stop: impl Fn(u8) -> bool) -> usize {
 /// space other than a blank, or non-ASCII.
 #[inline]
 fn skip_text(bytes: &[u8], i: usize) -> usize {
-    skip_until(bytes, i, |b| (b < b' ') | (b >= 0x80) | (b == b'<') | (b == b'&') | (b == b']'))
+    skip_until(bytes, i, |b| !(b' '..0x80).contains(&b) | (b == b'<') | (b == b'&') | (b == b']'))
 }
 
 /// The same in an attribute value: also quotes, and `]` is like any other.
 #[inline]
 fn skip_value(bytes: &[u8], i: usize) -> usize {
     skip_until(bytes, i, |b| {
-        (b < b' ') | (b >= 0x80) | (b == b'<') | (b == b'&') | (b == b'"') | (b == b'\'')
+        !(b' '..0x80).contains(&b) | (b == b'<') | (b == b'&') | (b == b'"') | (b == b'\'')
     })
 }
 
@@ -979,8 +988,16 @@ fn declaration(
     if prefix_name.is_empty() {
         work.default = work.bindings.len() as u32;
     }
-    work.bindings.push(Binding { prefix, namespace });
+    work.bindings.push(Binding { key: key(prefix_name), prefix, namespace });
     Ok(())
+}
+
+/// A number that is the same for equal prefixes, and different for most others.
+fn key(prefix: &[u8]) -> u64 {
+    let mut bytes = [0; 8];
+    let length = prefix.len().min(8);
+    bytes[..length].copy_from_slice(&prefix[prefix.len() - length..]);
+    u64::from_le_bytes(bytes) ^ (prefix.len() as u64) << 56
 }
 
 /// Whether a namespace name holds white space, a control character or a reference (SEC-07).
@@ -1082,7 +1099,9 @@ fn resolve(
     if name == b"xml" {
         return Ok(Ns::Xml);
     }
-    if let Some(own) = work.bindings.iter().rev().find(|b| b.prefix.of(bytes) == name) {
+    let key = key(name);
+    let is_it = |b: &&Binding| b.key == key && b.prefix.of(bytes) == name;
+    if let Some(own) = work.bindings.iter().rev().find(is_it) {
         // A default declaration has an empty prefix, which no name has: see `name`.
         return Ok(Ns::Own(own.namespace));
     }

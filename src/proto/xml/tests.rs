@@ -503,6 +503,38 @@ fn chunking_does_not_matter() {
     }
 }
 
+/// Resumption is linear: half a megabyte byte by byte in every state that can be that long would
+/// take hours if each byte had the scanner begin again.
+#[test]
+fn resumption_is_linear() {
+    for (before, filler, after) in [
+        ("<a>", "x", "</a>"),
+        ("<a>", "é", "</a>"),
+        ("<a>", "]", "</a>"),
+        ("<a>", "&amp;", "</a>"),
+        ("<a b='", "x", "'/>"),
+        ("<a b='", "\"", "'/>"),
+        ("<a", " ", "/>"),
+        ("<a b", " ", "=''/>"),
+        ("<a b=", " ", "''/>"),
+        ("<a></a", " ", ">"),
+        ("<a><![CDATA[", "]", "]]></a>"),
+        ("<a><!--", "x", "--></a>"),
+        ("<a><?", "?", "?></a>"),
+        ("<a", "a", "/>"),
+        ("<a ", "b", "=''/>"),
+    ] {
+        let text = format!("{before}{}{after}", filler.repeat(500_000 / filler.len()));
+        let mut reader = ItemReader::with_scope(Limits::SERVER, Policy::Tolerant, Scope::client());
+        let chunks = &mut text.as_bytes().chunks(1);
+        assert_eq!(transcript(&mut reader, chunks).len(), 1, "{before}");
+    }
+    let name = "n".repeat(300_000);
+    let text = format!("<{name}></{name}>");
+    let mut reader = ItemReader::with_scope(Limits::SERVER, Policy::Tolerant, Scope::client());
+    assert_eq!(transcript(&mut reader, &mut text.as_bytes().chunks(1)).len(), 1);
+}
+
 /// Between elements nothing is held, and what was held is told.
 #[test]
 fn idle_reader_owns_no_heap() {

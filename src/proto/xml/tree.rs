@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::chars::{Attributes, unescape_attribute, unescape_text};
 use super::{Scope, Violation, is_space};
 use crate::proto::ns;
-use crate::proto::seam::{escape_attribute, escape_text};
+use crate::proto::seam::{escape_attribute, escape_text, quoted_namespace};
 
 /// An element with everything resolved and unescaped, and where it stood in the bytes.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -256,12 +256,20 @@ pub(crate) fn write_children(node: &Node, default: Option<&str>, out: &mut Vec<u
 }
 
 fn write_element(node: &Node, default: Option<&str>, out: &mut Vec<u8>) {
+    // No other prefix may be bound to this namespace, and no default.
+    let is_xml = node.namespace == ns::XML;
+    let name = |out: &mut Vec<u8>| {
+        if is_xml {
+            out.extend_from_slice(b"xml:");
+        }
+        out.extend_from_slice(node.local.as_bytes());
+    };
+    let inner = if is_xml { default } else { Some(&*node.namespace) };
     out.push(b'<');
-    out.extend_from_slice(node.local.as_bytes());
-    if default != Some(&node.namespace) {
-        out.extend_from_slice(b" xmlns=\"");
-        escape_attribute(&node.namespace, out);
-        out.push(b'"');
+    name(out);
+    if default != inner {
+        out.extend_from_slice(b" xmlns=");
+        quoted_namespace(&node.namespace, out);
     }
     write_attributes(node, out);
     if node.content.is_empty() {
@@ -269,9 +277,9 @@ fn write_element(node: &Node, default: Option<&str>, out: &mut Vec<u8>) {
         return;
     }
     out.push(b'>');
-    write_children(node, Some(&node.namespace), out);
+    write_children(node, inner, out);
     out.extend_from_slice(b"</");
-    out.extend_from_slice(node.local.as_bytes());
+    name(out);
     out.push(b'>');
 }
 
@@ -286,9 +294,9 @@ fn write_attributes(node: &Node, out: &mut Vec<u8>) {
             let index = known.unwrap_or_else(|| {
                 declared.push(namespace);
                 let index = declared.len() - 1;
-                out.extend_from_slice(format!("xmlns:ns{index}=\"").as_bytes());
-                escape_attribute(namespace, out);
-                out.extend_from_slice(b"\" ");
+                out.extend_from_slice(format!("xmlns:ns{index}=").as_bytes());
+                quoted_namespace(namespace, out);
+                out.push(b' ');
                 index
             });
             out.extend_from_slice(format!("ns{index}:").as_bytes());
