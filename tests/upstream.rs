@@ -377,6 +377,21 @@ async fn a_candidate_in_a_black_hole_leaves_time_for_the_next() {
     assert_eq!(fault.label(), "connect_timeout");
 }
 
+/// UP-08: a candidate that accepts and says nothing takes only its share, too, whichever kind of
+/// TLS it is asked for; without another candidate it has all of `negotiation_timeout`.
+#[tokio::test]
+async fn a_silent_candidate_leaves_time_for_the_next() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let silent = listener.local_addr().unwrap();
+    for direct_tls in [false, true] {
+        let works = FakeServer::start(vec![plain()]).await;
+        let mut client = to(&[&works]);
+        client.connect_timeout = 4 * SOON;
+        client.route.servers.insert(0, tcp(silent, direct_tls));
+        assert!(client.open().await.is_ok(), "direct TLS: {direct_tls}");
+    }
+}
+
 /// UP-08: a server that answered, well or not, is not retried elsewhere.
 #[tokio::test]
 async fn a_server_that_answered_is_final() {

@@ -80,10 +80,9 @@ fn plain(routes: &Routes, request: &HttpRequest) -> HttpResponse {
     match routes.judge(request.path(), request.method().as_str(), version, headers) {
         Judged::NotFound(answer)
         | Judged::WebSocket(Verdict::Refuse(answer) | Verdict::Plain(answer)) => respond(&answer),
-        // An acceptable upgrade is taken by the hook before it comes here.
-        Judged::WebSocket(Verdict::Accept { .. }) => {
-            HttpResponse::new(StatusCode::INTERNAL_SERVER_ERROR)
-        }
+        // An acceptable upgrade is taken by the hook before it comes here, unless it has a body or
+        // names several protocols, which no WebSocket client does.
+        Judged::WebSocket(Verdict::Accept { .. }) => respond(&handshake::not_plain()),
     }
 }
 

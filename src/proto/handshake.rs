@@ -206,6 +206,11 @@ pub fn not_found() -> Answer {
     Answer::new(404, NOT_FOUND, Vec::new())
 }
 
+/// The answer to an upgrade that is dressed as something else, too.
+pub fn not_plain() -> Answer {
+    Answer::new(400, NOT_PLAIN, Vec::new())
+}
+
 /// What a request says that matters here.
 #[derive(Default)]
 struct Request {
@@ -345,6 +350,8 @@ const ALLOW_ORIGIN: &str = "Access-Control-Allow-Origin";
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 const NOT_FOUND: &str = "Nothing is served here.\n";
+const NOT_PLAIN: &str =
+    "A WebSocket request has no body, and \"websocket\" alone in its Upgrade header.\n";
 const PLAIN: &str =
     "This is an XMPP over WebSocket endpoint (RFC 7395): connect to it with an XMPP client.\n";
 const NOT_GET: &str = "A WebSocket is opened with GET.\n";

@@ -145,7 +145,7 @@ pub struct Run {
     /// A write failed. What the peer sent before is still read, since it may say why: only the
     /// end of its stream, which is due, ends that side.
     client_deaf: bool,
-    server_deaf: bool,
+    server_deaf: Option<Instant>,
     /// The timer knows whom to wake.
     armed: bool,
     drained: bool,
@@ -183,7 +183,7 @@ impl Run {
             client_shut: false,
             server_shut: false,
             client_deaf: false,
-            server_deaf: false,
+            server_deaf: None,
             armed: false,
             drained: false,
             registered: false,
@@ -382,14 +382,14 @@ impl Run {
             fresh.clear();
             return;
         };
-        if self.server_deaf {
+        if self.server_deaf.is_some() {
             fresh.clear();
         } else if !(fresh.is_empty() && self.to_server.is_empty())
             && self.to_server.write(io, fresh, now, cx).is_err()
         {
             fresh.clear();
             self.to_server.clear();
-            self.server_deaf = true;
+            self.server_deaf = Some(now);
         }
         if matches!(self.machine.server(), ServerSide::Finishing(_))
             && self.to_server.is_empty()
@@ -462,6 +462,11 @@ impl Run {
             self.to_client.clear();
             self.machine.client_gone(Loss::Stalled, now);
         }
+        // A server that only stopped reading (a Unix socket can) would swallow what is sent to it.
+        let grace = self.worker.shared.settings.close_grace;
+        if self.server_deaf.is_some_and(|since| since + grace <= now) {
+            self.machine.server_gone(&mut buffers.out, now);
+        }
         if self.to_server.since.is_some_and(|since| since + stall <= now) {
             self.to_server.clear();
             self.machine.server_stalled(&mut buffers.out, now);
@@ -477,6 +482,9 @@ impl Run {
             self.machine.deadline(),
             self.to_client.since.map(|since| since + stall),
             self.to_server.since.map(|since| since + stall),
+            self.server_deaf
+                .filter(|_| matches!(self.server, Server::Open(_)))
+                .map(|since| since + self.worker.shared.settings.close_grace),
         ]
         .into_iter()
         .flatten()

@@ -139,14 +139,18 @@ impl Search<'_> {
                     return None;
                 };
                 journal.stage = "we connected";
-                let io = match connect(address, left / u32::try_from(share).unwrap_or(1)).await {
+                let within = left / u32::try_from(share).unwrap_or(1);
+                // UP-08: a process that is stopped still accepts. Its word is waited for as long
+                // as its connection, if there is another to try.
+                let silence = (share > 1).then_some(within);
+                let io = match connect(address, within).await {
                     Ok(io) => io,
                     Err(reason) => {
                         journal.failed(reason);
                         continue;
                     }
                 };
-                match self.negotiate(io, target.direct_tls, address, journal).await {
+                match self.negotiate(io, target.direct_tls, address, silence, journal).await {
                     Outcome::Ready(established) => return Some(established),
                     Outcome::Failed { reason, answered } => {
                         journal.failed(reason);
@@ -261,12 +265,13 @@ impl Search<'_> {
         io: Io,
         direct_tls: bool,
         address: Address<'_>,
+        silence: Option<Duration>,
         journal: &mut Journal,
     ) -> Outcome {
         let local = address.reach() == Reach::Loopback;
         let mode = mode(direct_tls, self.way.tls_use, local);
         let mut answered = false;
-        match self.converse(io, mode, local, &mut answered, journal).await {
+        match self.converse(io, mode, local, silence, &mut answered, journal).await {
             Ok(outcome) => outcome,
             Err(reason) => Outcome::Failed { reason, answered },
         }
@@ -277,13 +282,14 @@ impl Search<'_> {
         mut io: Io,
         mode: TlsMode,
         local: bool,
+        silence: Option<Duration>,
         answered: &mut bool,
         journal: &mut Journal,
     ) -> Result<Outcome, Reason> {
         let mut negotiation = Negotiation::new(mode);
         if mode == TlsMode::Direct {
             journal.stage = HANDSHAKE;
-            io = self.handshake(io, true, answered).await?;
+            io = spoken(silence, self.handshake(io, true, answered)).await?;
         }
         self.send_header(&mut io, &negotiation, local).await?;
         let mut reader = ItemReader::new(self.inner.limits, Policy::Tolerant);
@@ -291,7 +297,9 @@ impl Search<'_> {
         let mut buffer = vec![0; READ_BYTES];
         loop {
             journal.stage = negotiation.awaits();
-            let read = match io.read(&mut buffer).await? {
+            let silence = silence.filter(|_| !*answered);
+            let reading = async { Ok(io.read(&mut buffer).await?) };
+            let read = match spoken(silence, reading).await? {
                 0 => return Err(Reason::Closed(journal.stage)),
                 read => read,
             };
@@ -366,6 +374,17 @@ fn mode(direct_tls: bool, tls_use: TlsUse, local: bool) -> TlsMode {
         (false, TlsUse::Auto | TlsUse::IfOffered) if local => TlsMode::IfOffered,
         // UP-22: off this machine, clear text is for those alone who said `never`.
         (false, TlsUse::Auto | TlsUse::IfOffered) => TlsMode::Required,
+    }
+}
+
+/// A first word, within the time for it, if there is any limit.
+async fn spoken<T>(
+    within: Option<Duration>,
+    work: impl Future<Output = Result<T, Reason>>,
+) -> Result<T, Reason> {
+    match within {
+        Some(within) => timeout(within, work).await.unwrap_or(Err(Reason::Silent)),
+        None => work.await,
     }
 }
 

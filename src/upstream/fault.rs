@@ -95,6 +95,9 @@ pub enum Reason {
     /// No TCP connection in time.
     #[error("no connection within connect_timeout")]
     ConnectTimeout,
+    /// It took the connection and said nothing while others could be tried.
+    #[error("no answer within its share of connect_timeout")]
+    Silent,
     /// The whole of it took too long.
     #[error("no stream features within negotiation_timeout ({0})")]
     NegotiationTimeout(&'static str),
@@ -143,6 +146,7 @@ impl Reason {
             Self::Refused => "refused",
             Self::Io(_) => "unreachable",
             Self::ConnectTimeout => "connect_timeout",
+            Self::Silent => "silent",
             Self::NegotiationTimeout(_) => "negotiation_timeout",
             Self::Closed(_) => "closed",
             Self::Certificate(_) => "tls_certificate",
@@ -168,6 +172,7 @@ impl Reason {
             | Self::Refused
             | Self::Io(_)
             | Self::ConnectTimeout
+            | Self::Silent
             | Self::NegotiationTimeout(_)
             | Self::Closed(_)
             | Self::Certificate(_)

@@ -68,7 +68,7 @@ pub(super) struct Flags {
     pub(super) deaf: bool,
     /// The features that end the negotiation after authentication have passed.
     pub(super) settled: bool,
-    /// Upstream goes over TLS or never leaves the host.
+    /// Upstream goes over TLS (UP-05).
     pub(super) secure: bool,
 }
 

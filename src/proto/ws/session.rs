@@ -313,8 +313,7 @@ impl Session {
     }
 
     /// The upstream stream stands: `header` is the server's final one. `secure` says whether it
-    /// goes over TLS or does not leave the host, `certified` whether we showed a certificate of
-    /// our own (UP-16).
+    /// goes over TLS, `certified` whether we showed a certificate of our own (UP-16).
     pub fn connected(
         &mut self,
         header: &StreamHeader,
