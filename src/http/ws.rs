@@ -15,7 +15,7 @@ use actix_codec::Framed;
 use actix_http::{HttpMessage as _, Request, h1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tracing::{debug, info_span};
+use tracing::{debug, info_span, warn};
 
 use super::{Judged, Routes, version};
 use crate::metrics::Upgrade;
@@ -77,6 +77,10 @@ impl Hook {
                     return self.start(socket, &answer, early, permit, peer).await;
                 }
                 metrics.upgrade(Upgrade::Overload);
+                if let Some(held_back) = self.worker.overload_warnings.admit(clock()) {
+                    let sessions = self.worker.shared.sessions.open();
+                    warn!(sessions, held_back, "upgrade_refused: no place for another session");
+                }
                 let id = self.worker.next_id();
                 let wait = RETRY_AFTER.start + id % (RETRY_AFTER.end - RETRY_AFTER.start);
                 let wait = u32::try_from(wait).unwrap_or(u32::MAX);

@@ -326,7 +326,13 @@ impl Run {
                 metrics.upstream_connect(fault.label());
                 self.server = Server::None;
                 self.span.in_scope(|| {
-                    warn!(reason = fault.label(), %fault, "server_connect_failed");
+                    let reason = fault.label();
+                    match self.worker.server_warnings.admit(now) {
+                        Some(held_back) => {
+                            warn!(reason, %fault, held_back, "server_connect_failed");
+                        }
+                        None => debug!(reason, %fault, "server_connect_failed"),
+                    }
                 });
                 self.machine.connect_failed(&mut buffers.out, now);
             }
@@ -564,7 +570,8 @@ impl Future for Run {
 impl Drop for Run {
     fn drop(&mut self) {
         self.worker.unregister(self.id);
-        let seconds = clock().duration_since(self.opened).as_secs_f64();
+        let now = clock();
+        let seconds = now.duration_since(self.opened).as_secs_f64();
         let fault = if std::thread::panicking() { Some(Fault::Bug) } else { self.machine.ended() };
         match (self.transport, fault) {
             (Some(transport), fault) => {
@@ -575,7 +582,12 @@ impl Drop for Run {
                 self.span.in_scope(|| match fault.level() {
                     Level::Debug => debug!(reason, blame, seconds, "session_ended"),
                     Level::Info => info!(reason, blame, seconds, "session_ended"),
-                    Level::Warn => warn!(reason, blame, seconds, "session_ended"),
+                    Level::Warn => match self.worker.server_warnings.admit(now) {
+                        Some(held_back) => {
+                            warn!(reason, blame, seconds, held_back, "session_ended");
+                        }
+                        None => debug!(reason, blame, seconds, "session_ended"),
+                    },
                     Level::Error => error!(reason, blame, seconds, "session_ended"),
                 });
             }

@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::metrics::Metrics;
 use crate::proto::ws;
@@ -173,6 +173,28 @@ impl Buffers {
     }
 }
 
+/// Lets one warning of a kind through in a second: when a server goes down, ten thousand sessions
+/// have the same to say.
+#[derive(Debug, Default)]
+pub struct Throttle {
+    last: Cell<Option<Instant>>,
+    held_back: Cell<u64>,
+}
+
+impl Throttle {
+    /// `Some` if it may be said at `now`, with how many were held back since the last one.
+    pub fn admit(&self, now: Instant) -> Option<u64> {
+        let is_due = self.last.get().is_none_or(|last| last + Duration::from_secs(1) <= now);
+        if is_due {
+            self.last.set(Some(now));
+            Some(self.held_back.take())
+        } else {
+            self.held_back.set(self.held_back.get() + 1);
+            None
+        }
+    }
+}
+
 /// One worker thread.
 #[derive(Debug)]
 pub struct Worker {
@@ -180,6 +202,10 @@ pub struct Worker {
     pub shared: Shared,
     /// Borrowed for the length of one poll of one session.
     pub buffers: RefCell<Buffers>,
+    /// For warnings about the servers.
+    pub server_warnings: Throttle,
+    /// For warnings about too many clients.
+    pub overload_warnings: Throttle,
     wakers: RefCell<HashMap<u64, Waker>>,
     next: Cell<u64>,
 }
@@ -190,6 +216,8 @@ impl Worker {
     pub fn start(shared: Shared, first_id: u64) -> Rc<Self> {
         let worker = Rc::new(Self {
             buffers: RefCell::new(Buffers::new()),
+            server_warnings: Throttle::default(),
+            overload_warnings: Throttle::default(),
             wakers: RefCell::new(HashMap::new()),
             next: Cell::new(first_id),
             shared,
@@ -259,5 +287,18 @@ mod tests {
         assert_eq!(sessions.open(), 0);
         sessions.drain();
         assert!(sessions.admit(None).is_none(), "draining");
+    }
+
+    /// One a second; the next one says how many there were meanwhile.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the first")]
+    fn warnings_are_throttled() {
+        let (throttle, now) = (Throttle::default(), Instant::now());
+        assert_eq!(throttle.admit(now), Some(0));
+        for _ in 0..3 {
+            assert_eq!(throttle.admit(now + Duration::from_millis(999)), None);
+        }
+        assert_eq!(throttle.admit(now + Duration::from_secs(1)), Some(3));
+        assert_eq!(throttle.admit(now + Duration::from_secs(2)), Some(0));
     }
 }
