@@ -4,5 +4,6 @@
 //! that keeps an idle session small, and wakes every session of its thread when the process drains.
 //! Which connections are accepted at all is `http::ws`; how the server is reached is `upstream`.
 
+mod pending;
 pub mod run;
 pub mod worker;
