@@ -234,6 +234,29 @@ fn plain_requests_are_answered() -> Result {
     })
 }
 
+/// WS-05, WS-01: an upgrade may follow other requests in one segment, and every answer comes.
+#[test]
+fn an_upgrade_may_follow_other_requests() -> Result {
+    block_on(async {
+        let peer = Peer::new().await?;
+        let gateway = Gateway::start(&peer.toml())?;
+        let get = "GET /ws HTTP/1.1\r\nHost: x\r\n";
+        let upgrade = "Upgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n\
+            Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Protocol: xmpp\r\n\r\n";
+        let mut stream = TcpStream::connect(gateway.listen()).await?;
+        stream.write_all(format!("{get}\r\n{get}\r\n{get}{upgrade}").as_bytes()).await?;
+        let mut answers = String::new();
+        while !answers.contains("HTTP/1.1 101 ") {
+            let mut chunk = [0; 4096];
+            let n = timeout(PATIENCE, stream.read(&mut chunk)).await??;
+            ensure!(n > 0, "closed after {answers}");
+            answers.push_str(std::str::from_utf8(&chunk[..n])?);
+        }
+        ensure!(answers.matches("HTTP/1.1 200 ").count() == 2, "{answers}");
+        Ok(())
+    })
+}
+
 /// SEC-01: an origin that is not listed is 403, a client without one passes.
 #[test]
 fn origins_are_checked() -> Result {

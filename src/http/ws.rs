@@ -19,7 +19,7 @@ use tracing::{debug, info_span, warn};
 
 use super::{Judged, Routes, version};
 use crate::metrics::Upgrade;
-use crate::proto::handshake::{self, Answer, Verdict};
+use crate::proto::handshake::{self, Verdict};
 use crate::session::run::{Run, clock};
 use crate::session::worker::Worker;
 
@@ -63,6 +63,8 @@ impl Hook {
         drop(request);
         let parts = framed.into_parts();
         let early = parts.read_buf.to_vec();
+        // Answers to requests that were pipelined before this one, if the socket was full.
+        let mut answer = parts.write_buf.to_vec();
         let socket = parts.io;
         // The session must not keep the dispatcher's buffers alive.
         drop((parts.codec, parts.read_buf, parts.write_buf));
@@ -73,7 +75,7 @@ impl Hook {
                 if let Some(permit) = self.worker.shared.sessions.admit(peer.map(|peer| peer.ip()))
                 {
                     metrics.upgrade(Upgrade::Accepted);
-                    let answer = handshake::switching_protocols(&accept_key, protocol);
+                    answer.extend(handshake::switching_protocols(&accept_key, protocol));
                     return self.start(socket, &answer, early, permit, peer).await;
                 }
                 metrics.upgrade(Upgrade::Overload);
@@ -105,8 +107,9 @@ impl Hook {
             status = refusal.status,
             "upgrade_refused"
         );
+        answer.extend(refusal.to_http1(head_only));
         // Off the dispatcher's connection limit, and never longer than the patience.
-        actix_rt::spawn(tokio::time::timeout(REFUSAL_PATIENCE, refuse(socket, refusal, head_only)));
+        actix_rt::spawn(tokio::time::timeout(REFUSAL_PATIENCE, refuse(socket, answer)));
         Ok(())
     }
 
@@ -139,8 +142,8 @@ impl Hook {
 }
 
 /// Writes a refusal and waits for the client to read it.
-async fn refuse(mut socket: TcpStream, answer: Answer, head_only: bool) -> io::Result<()> {
-    socket.write_all(&answer.to_http1(head_only)).await?;
+async fn refuse(mut socket: TcpStream, answer: Vec<u8>) -> io::Result<()> {
+    socket.write_all(&answer).await?;
     socket.shutdown().await?;
     // Closing with unread input would reset the connection before the answer is read.
     let mut discarded = 0;
