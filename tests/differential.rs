@@ -560,6 +560,7 @@ fn nothing_is_accepted_that_others_refuse() {
                 *counts.entry("to server").or_default() += 1;
             }));
             kept.extend(seam_to_server(&document, &legacy));
+            declared_or_not(&document, &client);
             match scanner(&document) {
                 Ok(Some(end)) => {
                     *counts.entry("accepted").or_default() += 1;
@@ -583,6 +584,23 @@ fn nothing_is_accepted_that_others_refuse() {
         eprintln!("  {number:>8} {what}");
     }
     assert!(counts["accepted"] as u64 > count / 10, "the generator makes too little that is sound");
+}
+
+/// WS-13: a declaration changes nothing about what may stand behind it.
+fn declared_or_not(document: &[u8], scope: &Scope) {
+    let is_one = |text: &[u8]| {
+        let mut scratch = Scratch::new();
+        matches!(message(&mut scratch, &Limits::CLIENT, scope, text), Ok(Message::Element(_)))
+    };
+    for declaration in ["<?xml version='1.0'?>", "<?xml version=\"1.0\" encoding='UTF-8'?> \n"] {
+        let declared = [declaration.as_bytes(), document].concat();
+        assert_eq!(
+            is_one(&declared),
+            is_one(document) && !document.starts_with(b"<?"),
+            "{:?}",
+            String::from_utf8_lossy(&declared)
+        );
+    }
 }
 
 /// The rules that are tighter than XML 1.0 and Namespaces in XML 1.0 themselves: only by these may the scanner refuse what libexpat takes.

@@ -364,6 +364,24 @@ fn declarations_are_dropped() {
     );
 }
 
+/// WS-11, WS-13, SEC-04: what stands behind a declaration begins with `<`, too.
+#[test]
+fn a_declaration_hides_nothing() {
+    for message in [
+        "<?xml version='1.0'?>xa/>",
+        "<?xml version='1.0'?> \u{1c}a></a>",
+        "<?xml version='1.0'?>>a/>",
+        "<?xml version='1.0'?>x/stream:stream>",
+        "<?xml version='1.0'?>&lt;a/>",
+    ] {
+        for mut rig in [Rig::opened(), Rig::legacy()] {
+            let got = rig.say(message);
+            assert!(matches!(got.last(), Some(Got::Close(1000))), "{message}: {got:?}");
+            assert_eq!(rig.upstream(), FOOTER, "{message}");
+        }
+    }
+}
+
 /// WS-14, UP-28: every element of the server is a message of its own, however it arrives.
 #[test]
 fn elements_of_the_server_are_messages() {

@@ -140,6 +140,9 @@ fn part(
     bytes: &[u8],
 ) -> Result<(Part, usize), Violation> {
     const UNCLOSED: Violation = Violation::NotWellFormed("unclosed element");
+    if bytes.first() != Some(&b'<') {
+        return Err(Violation::NotWellFormed("text before the element"));
+    }
     if bytes.get(1) == Some(&b'/') {
         let end = stream_end(bytes, scope)?.ok_or(UNCLOSED)?;
         return Ok((Part::Close, end));

@@ -308,6 +308,9 @@ pub(super) fn scan(
     let policy = context.policy;
     let mut i = work.pos;
     let mut phase = work.phase;
+    if i == 0 && bytes.first().is_some_and(|first| *first != b'<') {
+        return Err(Violation::NotWellFormed("text before the element"));
+    }
     macro_rules! more {
         ($phase:expr) => {{
             work.phase = $phase;
