@@ -60,6 +60,8 @@
 pub mod app;
 pub mod cli;
 pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod http;
 pub mod metrics;
 pub mod proto;
