@@ -78,8 +78,8 @@ pub fn run_server(listen: SocketAddr, settings: Settings) -> anyhow::Result<()> 
 
 /// The defaults, for one domain that goes nowhere yet.
 fn config() -> anyhow::Result<Config> {
-    let mut config = Config::default();
-    config.default_domain = Some(Domain::parse(DOMAIN).context("the domain of the demo")?);
+    let domain = Domain::parse(DOMAIN).context("the domain of the demo")?;
+    let mut config = Config { default_domain: Some(domain), ..Config::default() };
     config.limits.sessions = SESSIONS;
     config.drain.timeout = DRAIN;
     Ok(config)

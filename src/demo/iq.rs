@@ -87,7 +87,7 @@ impl Router {
                     session.interested = true;
                 }
                 let account = self.accounts.get(own).ok_or(DefinedCondition::ItemNotFound)?;
-                Ok(Some(account.roster.query().into()))
+                Ok(Some(account.roster.query()))
             }
             ("query", ns::ROSTER, true) => self.roster_set(own, payload),
             ("enable" | "disable", ns::CARBONS, true) => {

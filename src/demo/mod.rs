@@ -18,8 +18,9 @@
 //! XML, stream headers and restarts come from tokio-xmpp's `xmlstream`, stanzas from
 //! xmpp-parsers, SCRAM and PLAIN from sasl. What these crates lack is made up for here:
 //!
-//! - `xmlstream` has no bound on an element's size or depth: `wire` adds both. It cannot answer
-//!   a malformed stream *header*, nor write `xml:lang` into its own; such a connection just ends.
+//! - `xmlstream` has no bound on an element's size or depth: `wire` adds both. Left as they are:
+//!   a malformed stream *header* gets no answer, its own has no `xml:lang`, and an attribute of
+//!   more than 8 KiB is not well-formed to it.
 //! - Stanzas are routed as DOM elements and parsed into types only by who interprets them, since
 //!   the types of messages and presence drop what they do not know.
 //! - sasl's ANONYMOUS makes names that are no JIDs and refuses trace data: `auth` has its own.

@@ -45,8 +45,15 @@ impl Occupant {
     fn shown(&self, to: &FullJid, item: Item, statuses: Vec<Status>) -> (FullJid, Element) {
         let mut presence = stanza::addressed(&self.presence, to.as_str());
         stanza::set(&mut presence, "from", &self.address());
-        let user = MucUser::new().with_items(vec![item]).with_statuses(statuses);
-        presence.append_child(user.into());
+        let role = if item.role == Role::None { "none" } else { "participant" };
+        let mut user: Element =
+            MucUser::new().with_items(vec![item]).with_statuses(statuses).into();
+        if let Some(item) = user.get_child_mut("item", ns::MUC_USER) {
+            // xmpp-parsers leaves out what is its default, and cannot read it then.
+            stanza::set(item, "affiliation", "none");
+            stanza::set(item, "role", role);
+        }
+        presence.append_child(user);
         (to.clone(), presence)
     }
 }

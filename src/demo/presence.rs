@@ -234,7 +234,7 @@ impl Router {
     /// RFC 6121 §2.1.6: tells every session that asked for the roster about one contact.
     pub(super) fn push_item(&mut self, own: &BareJid, contact: &BareJid) {
         let Some(account) = self.accounts.get(own) else { return };
-        let query: Element = account.roster.push(contact).into();
+        let query = account.roster.push(contact);
         for id in self.sessions_of(own, |session| session.interested) {
             let Some(session) = self.sessions.get(&id) else { continue };
             let attributes = [

@@ -7,7 +7,7 @@ use minidom::Element;
 use xmpp_parsers::jid::BareJid;
 use xmpp_parsers::roster::{Ask, Group, Item, Roster as Query, Subscription};
 
-use super::limits;
+use super::{limits, stanza};
 
 /// The four presences that change a subscription.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -90,18 +90,17 @@ pub(super) enum Refused {
 
 impl Roster {
     /// The answer to a `get`.
-    pub(super) fn query(&self) -> Query {
-        let items = self.contacts.iter().map(|(jid, contact)| item(jid, contact)).collect();
-        Query { ver: None, items }
+    pub(super) fn query(&self) -> Element {
+        query(self.contacts.iter().map(|(jid, contact)| item(jid, contact)).collect())
     }
 
     /// What to push about a contact; `remove` if it is gone.
-    pub(super) fn push(&self, jid: &BareJid) -> Query {
+    pub(super) fn push(&self, jid: &BareJid) -> Element {
         let item = match self.contacts.get(jid) {
             Some(contact) => item(jid, contact),
             None => Item { subscription: Subscription::Remove, ..item(jid, &Contact::default()) },
         };
-        Query { ver: None, items: vec![item] }
+        query(vec![item])
     }
 
     /// A `set` that does not remove: name and groups (RFC 6121 §2.3, §2.4).
@@ -250,6 +249,15 @@ impl Roster {
     }
 }
 
+/// xmpp-parsers leaves out `none`, which is said here as every server says it.
+fn query(items: Vec<Item>) -> Element {
+    let mut query: Element = Query { ver: None, items }.into();
+    for item in query.children_mut().filter(|item| item.attr("subscription").is_none()) {
+        stanza::set(item, "subscription", "none");
+    }
+    query
+}
+
 fn item(jid: &BareJid, contact: &Contact) -> Item {
     Item {
         jid: jid.clone(),
@@ -268,7 +276,6 @@ fn item(jid: &BareJid, contact: &Contact) -> Item {
 
 #[cfg(test)]
 mod tests {
-    use super::super::stanza;
     use super::*;
 
     fn bob() -> BareJid {
@@ -280,7 +287,8 @@ mod tests {
     }
 
     fn subscription(roster: &Roster) -> (Subscription, Ask) {
-        let item = roster.push(&bob()).items.remove(0);
+        let query = Query::try_from(roster.push(&bob())).expect("a query");
+        let item = query.items.into_iter().next().expect("an item");
         (item.subscription, item.ask)
     }
 
