@@ -39,7 +39,11 @@ pub(super) async fn run(socket: TcpStream, router: Rc<RefCell<Router>>) {
     let meter = Rc::new(Meter::new());
     let mut connection = Connection { router, meter, link: Rc::default() };
     let negotiation = timeout(limits::LOGIN_TIME, connection.negotiate(socket));
-    let Ok(Some((mut stream, session))) = negotiation.await else { return };
+    let Ok(Some((mut stream, session))) = negotiation.await else {
+        // The time may have run out when a session had just been made.
+        connection.router.borrow_mut().abandon(&connection.link);
+        return;
+    };
     let ending = connection.carry(&mut stream, session).await;
     match ending {
         Ending::Lost => connection.router.borrow_mut().lost(session, &connection.link),
@@ -74,6 +78,13 @@ impl Ending {
     fn fault(condition: DefinedCondition) -> Self {
         Self::Fault(fault(condition))
     }
+}
+
+/// XEP-0198 §4: one question at a time, and none unless something was sent since the last.
+#[derive(Default)]
+struct Asking {
+    asked: bool,
+    due: bool,
 }
 
 struct Connection {
@@ -163,10 +174,7 @@ impl Connection {
         match bound {
             Ok((session, jid)) => {
                 let answer = stanza::result(iq, Some(BindResponse { jid }.into()));
-                if send(stream, &answer).await.is_none() {
-                    self.router.borrow_mut().close(session, &self.link);
-                    return None;
-                }
+                send(stream, &answer).await?;
                 Some(Some(session))
             }
             Err(condition) => {
@@ -192,10 +200,7 @@ impl Connection {
         let resumed = self.router.borrow_mut().resume(account, &previd.0, h, &self.link);
         match resumed {
             Ok((session, h)) => {
-                if send(stream, &sm::Resumed { h, previd }).await.is_none() {
-                    self.router.borrow_mut().lost(session, &self.link);
-                    return None;
-                }
+                send(stream, &sm::Resumed { h, previd }).await?;
                 Some(Ok(Some(session)))
             }
             Err(Resume::NotFound) => {
@@ -208,9 +213,9 @@ impl Connection {
 
     /// Stanzas both ways.
     async fn carry(&self, stream: &mut Stream, session: SessionId) -> Ending {
-        let mut asked = false;
+        let mut asking = Asking::default();
         loop {
-            let Some(more) = self.flush(stream, session, &mut asked).await else {
+            let Some(more) = self.flush(stream, session, &mut asking).await else {
                 return Ending::Lost;
             };
             if let Some(end) = self.link.end() {
@@ -229,7 +234,7 @@ impl Connection {
                     self.router.borrow_mut().stanza(session, element);
                     Some(Ok(()))
                 }
-                ns::SM => self.management(stream, session, element, &mut asked).await,
+                ns::SM => self.management(stream, session, element, &mut asking).await,
                 ns::STREAM if element.name() == "error" => return Ending::Closed,
                 _ => Some(Err(fault(DefinedCondition::UnsupportedStanzaType))),
             };
@@ -247,7 +252,7 @@ impl Connection {
         &self,
         stream: &mut Stream,
         session: SessionId,
-        asked: &mut bool,
+        asking: &mut Asking,
     ) -> Option<bool> {
         let mut written = 0;
         while written < BATCH {
@@ -256,8 +261,9 @@ impl Connection {
             timeout(limits::WRITE_TIME, stream.feed(&element)).await.ok()?.ok()?;
             written += 1;
         }
-        if !*asked && self.router.borrow().wants_acknowledgement(session) {
-            *asked = true;
+        asking.due |= written > 0;
+        if asking.due && !asking.asked && self.router.borrow().wants_acknowledgement(session) {
+            *asking = Asking { asked: true, due: false };
             timeout(limits::WRITE_TIME, stream.feed(&sm::R)).await.ok()?.ok()?;
         }
         let flushed = Sink::<&Element>::poll_flush;
@@ -273,7 +279,7 @@ impl Connection {
         stream: &mut Stream,
         session: SessionId,
         element: Element,
-        asked: &mut bool,
+        asking: &mut Asking,
     ) -> Option<Result<(), StreamError>> {
         match sm::Nonza::try_from(element) {
             Ok(sm::Nonza::Req(sm::R)) => {
@@ -284,13 +290,13 @@ impl Connection {
                 }
             }
             Ok(sm::Nonza::Ack(sm::A { h })) => {
-                *asked = false;
+                asking.asked = false;
                 let acknowledged = self.router.borrow_mut().acknowledge(session, h);
                 return Some(acknowledged.map_err(HandledCountTooHigh::into));
             }
             Ok(sm::Nonza::Enable(sm::Enable { resume, .. })) => {
                 // What waits was sent before, and does not count.
-                while self.flush(stream, session, asked).await? {}
+                while self.flush(stream, session, asking).await? {}
                 let enabled = self.router.borrow_mut().enable(session, resume);
                 match enabled {
                     Ok(id) => {

@@ -2,7 +2,7 @@
 //!
 //! It is a peer, not a mode: it listens on loopback TCP like any server, and the gateway has no
 //! path that knows it. It runs on a thread of its own ([`Server`]); all its state is one
-//! [`router::Router`] on that thread, so that nothing is shared and nothing locked. Nothing is
+//! `router::Router` on that thread, so that nothing is shared and nothing locked. Nothing is
 //! written to disk: what it knows ends with the process.
 //!
 //! # Who lives there

@@ -161,9 +161,11 @@ impl Router {
         if !outcome.pass {
             return;
         }
-        if contact.as_str() == ECHO {
-            self.change_by_echo(own, change);
-            return;
+        match Place::of(&contact.clone().into()) {
+            Place::Account => {}
+            Place::Echo => return self.change_by_echo(own, change),
+            // A roster may have contacts elsewhere; they never hear of it.
+            Place::Server | Place::Rooms | Place::Foreign => return,
         }
         self.receive_change(contact, change, own, &presence);
         if outcome.sight {
@@ -233,9 +235,10 @@ impl Router {
 
     /// RFC 6121 §2.1.6: tells every session that asked for the roster about one contact.
     pub(super) fn push_item(&mut self, own: &BareJid, contact: &BareJid) {
-        let Some(account) = self.accounts.get(own) else { return };
-        let query = account.roster.push(contact);
-        for id in self.sessions_of(own, |session| session.interested) {
+        let interested = self.sessions_of(own, |session| session.interested);
+        for id in interested {
+            let Some(account) = self.accounts.get(own) else { return };
+            let query = account.roster.push(contact);
             let Some(session) = self.sessions.get(&id) else { continue };
             let attributes = [
                 ("type", "set"),
@@ -243,7 +246,7 @@ impl Router {
                 ("to", session.jid.as_str()),
             ];
             let mut push = stanza::stanza("iq", &attributes);
-            push.append_child(query.clone());
+            push.append_child(query);
             self.deliver(id, push);
         }
     }

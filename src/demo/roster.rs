@@ -123,12 +123,16 @@ impl Roster {
         self.contacts.remove(jid).map(|_| ()).ok_or(Refused::Missing)
     }
 
-    /// Makes both see each other without asking; `false` if there is no room or they are contacts.
-    pub(super) fn introduce(&mut self, jid: &BareJid, name: Option<&str>) -> bool {
-        if self.contacts.len() >= limits::EVERYONE || self.contacts.contains_key(jid) {
+    /// Whether it takes contacts that nobody asked for.
+    pub(super) fn has_room(&self) -> bool {
+        self.contacts.len() < limits::EVERYONE
+    }
+
+    /// Makes both see each other without asking; `false` if they are contacts already.
+    pub(super) fn introduce(&mut self, jid: &BareJid, name: Option<String>) -> bool {
+        if self.contacts.contains_key(jid) {
             return false;
         }
-        let name = name.map(str::to_owned);
         let contact = Contact { name, to: true, from: true, ..Contact::default() };
         self.contacts.insert(jid.clone(), contact);
         true

@@ -95,31 +95,33 @@ impl Router {
         account.temporary = temporary;
         if self.settings.roster_of_everyone {
             self.introduce(jid, &stanza::own(ECHO));
+        }
+        if self.settings.roster_of_everyone && !temporary {
             let others: Vec<BareJid> = self
                 .accounts
                 .iter()
-                .filter(|(other, account)| account.seen && !account.temporary && *other != jid)
+                .filter(|(other, account)| {
+                    account.seen && !account.temporary && account.roster.has_room() && *other != jid
+                })
                 .map(|(other, _)| other.clone())
+                .take(limits::EVERYONE - 1)
                 .collect();
             for other in others {
-                if !temporary && self.introduce(&other, jid) {
-                    self.introduce(jid, &other);
-                }
+                self.introduce(&other, jid);
+                self.introduce(jid, &other);
             }
         }
         self.bury();
         true
     }
 
-    /// Puts a contact into a roster; `false` if it is full.
-    fn introduce(&mut self, owner: &BareJid, contact: &BareJid) -> bool {
+    /// Puts a contact into a roster.
+    fn introduce(&mut self, owner: &BareJid, contact: &BareJid) {
         let name = contact.node().map(|node| node.as_str().to_owned());
-        let Some(account) = self.accounts.get_mut(owner) else { return false };
-        let introduced = account.roster.introduce(contact, name.as_deref());
-        if introduced {
+        let Some(account) = self.accounts.get_mut(owner) else { return };
+        if account.roster.introduce(contact, name) {
             self.push_item(owner, contact);
         }
-        introduced
     }
 
     /// Binds a resource (RFC 6120 §7). One that is taken goes to the newcomer.
@@ -238,6 +240,14 @@ impl Router {
             }
             Some(_) => self.close(id, link),
             None => {}
+        }
+    }
+
+    /// The connection is gone before it was known to have a session.
+    pub(super) fn abandon(&mut self, link: &Rc<Link>) {
+        let found = self.sessions.iter().find(|(_, session)| Rc::ptr_eq(&session.link, link));
+        if let Some(id) = found.map(|(id, _)| *id) {
+            self.lost(id, link);
         }
     }
 
@@ -367,6 +377,9 @@ impl Router {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
 
 /// Why a stream is not resumed.
 #[derive(Debug)]
