@@ -1,5 +1,8 @@
 //! Builds everything once, top to bottom; starts the servers; drains on a signal.
 
+#[cfg(feature = "demo")]
+pub mod demo;
+
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -9,7 +12,7 @@ use std::time::Duration;
 use actix_http::{HttpService, KeepAlive, Request, h1};
 use actix_service::{fn_factory, fn_service, map_config};
 use actix_web::dev::AppConfig;
-use actix_web::{App, HttpServer};
+use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
 use tokio::net::TcpStream;
 use tokio::signal::unix::{SignalKind, signal};
@@ -32,7 +35,12 @@ use crate::upstream::Connector;
 /// started. Configuration errors have been told before this is called.
 pub fn run(config: Config) -> anyhow::Result<()> {
     raise_file_limit(config.limits.sessions);
-    actix_rt::System::new().block_on(serve(config))
+    actix_rt::System::new().block_on(async {
+        let mut signals = Signals::new().context("listening for signals")?;
+        let sockets = Sockets::bind(&config)?;
+        Gateway::start(&config, sockets, None)?.run(&mut signals).await;
+        Ok(())
+    })
 }
 
 /// A session is two sockets, and the usual soft limit of 1024 files would end at 500 of them.
@@ -48,52 +56,85 @@ fn raise_file_limit(sessions: usize) {
     }
 }
 
-async fn serve(config: Config) -> anyhow::Result<()> {
-    let metrics = Metrics::register().context("registering the metrics")?;
-    let connector = Connector::new(convert::upstream(&config))
-        .context("preparing the connections to the XMPP servers")?;
-    metrics.unverified_routes.set(i64::try_from(connector.unverified_routes()).unwrap_or(i64::MAX));
-    let sessions =
-        Arc::new(Sessions::new(config.limits.sessions, config.limits.sessions_per_address));
-    let shared = Shared {
-        metrics: Arc::clone(&metrics),
-        connector,
-        settings: Arc::new(convert::websocket(&config)),
-        stall_timeout: config.limits.stall_timeout,
-        sessions: Arc::clone(&sessions),
-    };
-    let routes = Routes::new(&config.ws.paths, convert::handshake(&config));
+/// What else the public listener serves, beside the gateway's own routes.
+type Extra = fn(&mut web::ServiceConfig);
 
-    let mut signals = Signals::new().context("listening for signals")?;
-    let admin = match config.admin.address {
-        Some(address) => Some(start_admin(address, metrics, Arc::clone(&sessions))?),
-        None => None,
-    };
-    let public = start_public(&config, &shared, &routes)?;
+/// Listeners that are bound and not yet served.
+struct Sockets {
+    public: Vec<TcpListener>,
+    admin: Option<TcpListener>,
+}
 
-    let cause = signals.next().await;
-    info!(signal = cause, sessions = sessions.open(), "draining");
-    let handle = public.handle();
-    // What is in an accepted connection is refused by `admit`.
-    handle.pause().await;
-    public.refuse_connections();
-    sessions.drain();
-    let ended = tokio::select! {
-        ended = drained(&sessions, config.drain.timeout) => ended,
-        cause = signals.next() => {
-            warn!(signal = cause, "second signal: not waiting for the sessions");
-            false
+impl Sockets {
+    /// Binds what the configuration names.
+    fn bind(config: &Config) -> anyhow::Result<Self> {
+        let admin = config.admin.address.map(bind_admin).transpose()?;
+        let backlog = config.listen.backlog;
+        let public = config.listen.addresses.iter().map(|&address| bind(address, backlog));
+        Ok(Self { public: public.collect::<anyhow::Result<_>>()?, admin })
+    }
+}
+
+/// A gateway that serves.
+struct Gateway {
+    public: Running,
+    admin: Option<Running>,
+    sessions: Arc<Sessions>,
+    drain_timeout: Duration,
+}
+
+impl Gateway {
+    /// Builds it and begins to serve; to be called on an actix system.
+    fn start(config: &Config, sockets: Sockets, extra: Option<Extra>) -> anyhow::Result<Self> {
+        let metrics = Metrics::register().context("registering the metrics")?;
+        let connector = Connector::new(convert::upstream(config))
+            .context("preparing the connections to the XMPP servers")?;
+        metrics
+            .unverified_routes
+            .set(i64::try_from(connector.unverified_routes()).unwrap_or(i64::MAX));
+        let sessions =
+            Arc::new(Sessions::new(config.limits.sessions, config.limits.sessions_per_address));
+        let shared = Shared {
+            metrics: Arc::clone(&metrics),
+            connector,
+            settings: Arc::new(convert::websocket(config)),
+            stall_timeout: config.limits.stall_timeout,
+            sessions: Arc::clone(&sessions),
+        };
+        let routes = Routes::new(&config.ws.paths, convert::handshake(config));
+        let admin = match sockets.admin {
+            Some(listener) => Some(start_admin(listener, metrics, Arc::clone(&sessions))?),
+            None => None,
+        };
+        let public = start_public(config, sockets.public, &shared, &routes, extra)?;
+        Ok(Self { public, admin, sessions, drain_timeout: config.drain.timeout })
+    }
+
+    /// Serves until a signal, then drains. A second signal ends the draining.
+    async fn run(self, signals: &mut Signals) {
+        let cause = signals.next().await;
+        info!(signal = cause, sessions = self.sessions.open(), "draining");
+        let handle = self.public.handle();
+        // What is in an accepted connection is refused by `admit`.
+        handle.pause().await;
+        self.public.refuse_connections();
+        self.sessions.drain();
+        let ended = tokio::select! {
+            ended = drained(&self.sessions, self.drain_timeout) => ended,
+            cause = signals.next() => {
+                warn!(signal = cause, "second signal: not waiting for the sessions");
+                false
+            }
+        };
+        if !ended {
+            warn!(sessions = self.sessions.open(), "sessions cut off at the end of drain.timeout");
         }
-    };
-    if !ended {
-        warn!(sessions = sessions.open(), "sessions cut off at the end of drain.timeout");
+        handle.stop(false).await;
+        if let Some(admin) = self.admin {
+            admin.stop(false).await;
+        }
+        info!("stopped");
     }
-    handle.stop(false).await;
-    if let Some(admin) = admin {
-        admin.stop(false).await;
-    }
-    info!("stopped");
-    Ok(())
 }
 
 /// Waits until no session is left; false if `timeout` passed first.
@@ -134,7 +175,13 @@ impl Running {
     }
 }
 
-fn start_public(config: &Config, shared: &Shared, routes: &Routes) -> anyhow::Result<Running> {
+fn start_public(
+    config: &Config,
+    sockets: Vec<TcpListener>,
+    shared: &Shared,
+    routes: &Routes,
+    extra: Option<Extra>,
+) -> anyhow::Result<Running> {
     let workers = config
         .listen
         .workers
@@ -147,10 +194,9 @@ fn start_public(config: &Config, shared: &Shared, routes: &Routes) -> anyhow::Re
     // Every worker numbers its sessions from a range of its own.
     let ranges = Arc::new(AtomicU64::new(1));
     let mut listeners = Vec::new();
-    for &address in &config.listen.addresses {
-        let listener = bind(address, config.listen.backlog)?;
+    for listener in sockets {
         listeners.push(listener.try_clone().context("sharing a listener")?);
-        let address = listener.local_addr().unwrap_or(address);
+        let address = listener.local_addr().context("naming a listener")?;
         info!(%address, "listening");
         let (shared, routes) = (shared.clone(), routes.clone());
         let ranges = Arc::clone(&ranges);
@@ -162,7 +208,9 @@ fn start_public(config: &Config, shared: &Shared, routes: &Routes) -> anyhow::Re
                 routes: Rc::new(routes.clone()),
             });
             let routes = Rc::clone(&hook.routes);
-            let app = App::new().configure(http::configure(routes));
+            let app = App::new()
+                .configure(|app| extra.into_iter().for_each(|extra| extra(app)))
+                .configure(http::configure(routes));
             let upgrade = fn_factory(move || {
                 let hook = Rc::clone(&hook);
                 async move {
@@ -192,12 +240,11 @@ fn start_public(config: &Config, shared: &Shared, routes: &Routes) -> anyhow::Re
 }
 
 fn start_admin(
-    address: SocketAddr,
+    listener: TcpListener,
     metrics: Arc<Metrics>,
     sessions: Arc<Sessions>,
 ) -> anyhow::Result<Running> {
-    let listener = bind(address, 128)?;
-    info!(address = %listener.local_addr().unwrap_or(address), "admin listening");
+    info!(address = %listener.local_addr().context("naming a listener")?, "admin listening");
     let admin = Admin { metrics, sessions };
     let server =
         HttpServer::new(move || App::new().configure(http::admin::configure(admin.clone())))
@@ -208,6 +255,10 @@ fn start_admin(
     let handle = server.handle();
     actix_rt::spawn(server);
     Ok(Running { handle, listeners: Vec::new() })
+}
+
+fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
+    bind(address, 128)
 }
 
 fn bind(address: SocketAddr, backlog: u32) -> anyhow::Result<TcpListener> {

@@ -3,6 +3,8 @@
 
 use std::ffi::OsString;
 use std::io::Write as _;
+#[cfg(feature = "demo")]
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -30,6 +32,13 @@ pub struct Cli {
 pub enum Command {
     /// Run the gateway until SIGTERM or SIGINT
     Serve(ServeArgs),
+    /// Try it: the gateway, an XMPP server and a page, all on this machine
+    #[cfg(feature = "demo")]
+    Demo(DemoArgs),
+    /// The XMPP server of the demo alone, for tests
+    #[cfg(feature = "demo")]
+    #[command(hide = true)]
+    DemoServer(DemoServerArgs),
     /// Check a configuration file, or print the defaults
     #[command(subcommand)]
     Config(ConfigCommand),
@@ -111,6 +120,49 @@ impl ServeArgs {
             }
         }
         flags
+    }
+}
+
+/// `demo`: no configuration is read.
+#[cfg(feature = "demo")]
+#[derive(Debug, Default, Args)]
+#[command(after_help = "\
+Nothing is installed, configured or kept, and nothing listens but on loopback addresses.
+A default port that is taken is replaced by a free one.")]
+pub struct DemoArgs {
+    /// Where the page is and clients connect [default: 127.0.0.1:5280]
+    #[arg(long, value_name = "ADDR", value_parser = loopback)]
+    pub listen: Option<SocketAddr>,
+    /// Where metrics and health are [default: 127.0.0.1:9280]
+    #[arg(long, value_name = "ADDR", value_parser = loopback)]
+    pub admin: Option<SocketAddr>,
+}
+
+/// `demo-server`.
+#[cfg(feature = "demo")]
+#[derive(Debug, Args)]
+pub struct DemoServerArgs {
+    /// Where c2s streams are accepted
+    #[arg(long, value_name = "ADDR", value_parser = loopback)]
+    pub listen: SocketAddr,
+    /// Make everyone who logs in everyone's contact, as in the demo
+    #[arg(long)]
+    pub roster_of_everyone: bool,
+}
+
+/// A socket address that nobody else can reach: the demo's passwords are no secrets.
+#[cfg(feature = "demo")]
+fn loopback(text: &str) -> Result<SocketAddr, String> {
+    let address: SocketAddr =
+        text.parse().map_err(|_| "expected an address and a port, such as 127.0.0.1:5280")?;
+    if address.ip().is_loopback() {
+        Ok(address)
+    } else {
+        Err(format!(
+            "{} is not a loopback address: the demo is for this machine alone, since anyone can \
+             log in to it. For others use `serve`",
+            address.ip()
+        ))
     }
 }
 

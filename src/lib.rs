@@ -50,6 +50,10 @@
 //! [`metrics`] are leaves that all but `proto` may import. `app` turns the configuration into plain
 //! numbers for each part.
 //!
+//! `demo` (a feature, on by default) is a peer, not a mode: a small XMPP server on loopback TCP and
+//! a page, which `app` starts for `bosphorus demo`. What carries its sessions is the same code, and
+//! no other module knows that it is there.
+//!
 //! # Memory
 //!
 //! The idle session is the unit of cost. A connection that stays in actix's HTTP dispatcher keeps
@@ -60,6 +64,8 @@
 pub mod app;
 pub mod cli;
 pub mod config;
+#[cfg(feature = "demo")]
+pub mod demo;
 pub mod http;
 pub mod metrics;
 pub mod proto;

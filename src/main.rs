@@ -1,10 +1,16 @@
-//! The `bosphorus` program: command line, configuration, log, then [`bosphorus::app::run`].
+//! The `bosphorus` program: command line, configuration, log, then [`bosphorus::app`].
 
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
 
+#[cfg(feature = "demo")]
+use bosphorus::app::demo;
 use bosphorus::cli::{Cli, Command, EXIT_CONFIG};
+#[cfg(feature = "demo")]
+use bosphorus::cli::{DemoArgs, DemoServerArgs};
 use bosphorus::config::{Config, Log, LogFormat};
+#[cfg(feature = "demo")]
+use bosphorus::demo::Settings;
 use clap::Parser as _;
 use tracing::{error, warn};
 use tracing_subscriber::EnvFilter;
@@ -19,6 +25,16 @@ fn main() -> ExitCode {
                 ExitCode::from(EXIT_CONFIG)
             }
         },
+        #[cfg(feature = "demo")]
+        Command::Demo(DemoArgs { listen, admin }) => {
+            start_log(&demo_log());
+            exit_code(demo::run(&demo::Options { listen, admin }))
+        }
+        #[cfg(feature = "demo")]
+        Command::DemoServer(DemoServerArgs { listen, roster_of_everyone }) => {
+            start_log(&demo_log());
+            exit_code(demo::run_server(listen, Settings { roster_of_everyone }))
+        }
     }
 }
 
@@ -27,7 +43,16 @@ fn serve(config: Config) -> ExitCode {
     for warning in &config.warnings {
         warn!("{warning}");
     }
-    match bosphorus::app::run(config) {
+    exit_code(bosphorus::app::run(config))
+}
+
+#[cfg(feature = "demo")]
+fn demo_log() -> Log {
+    Log { format: LogFormat::Human, filter: demo::LOG_FILTER.to_owned() }
+}
+
+fn exit_code(result: anyhow::Result<()>) -> ExitCode {
+    match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             error!("{error:#}");
@@ -38,8 +63,10 @@ fn serve(config: Config) -> ExitCode {
 
 /// The log goes to standard error: standard output is nobody's stream here.
 fn start_log(log: &Log) {
-    // What the HTTP server says of its threads at each start is for those who ask for it.
-    let filter = EnvFilter::new(format!("actix_server=warn,{}", log.filter));
+    // What the HTTP server says of its threads at each start is for those who ask for it; the
+    // demo's XMPP library would write whole stanzas, which is for nobody.
+    let filter = format!("actix_server=warn,{},tokio_xmpp=warn", log.filter);
+    let filter = EnvFilter::new(filter);
     let log_to = tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_ansi(std::io::stderr().is_terminal())

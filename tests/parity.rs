@@ -73,6 +73,9 @@ impl Place {
         if self.direct && self.transport == Transport::WsLegacy {
             return Some("the servers' own endpoints have no legacy framing".to_owned());
         }
+        if self.direct && self.kind == Kind::Demo {
+            return Some("the demo's server has no endpoint of its own but TCP".to_owned());
+        }
         self.kind.missing()
     }
 
@@ -88,7 +91,7 @@ impl Place {
 
     /// The gateway in front of the shared server.
     fn gateway(&self) -> Result<Option<&'static Gateway>> {
-        static GATEWAYS: [OnceLock<Result<Gateway, String>>; 2] = [const { OnceLock::new() }; 2];
+        static GATEWAYS: [OnceLock<Result<Gateway, String>>; 3] = [const { OnceLock::new() }; 3];
         if self.direct {
             return Ok(None);
         }
@@ -132,7 +135,7 @@ fn main() -> ExitCode {
     let direct = std::env::var("BOSPHORUS_PARITY").is_ok_and(|value| value == "direct");
     let places: Vec<Place> = Transport::ALL
         .into_iter()
-        .flat_map(|transport| Kind::ALL.map(|kind| Place { transport, kind, direct }))
+        .flat_map(|transport| Kind::WITH_DEMO.map(|kind| Place { transport, kind, direct }))
         .collect();
     let table = Arc::new(Table::new(
         if direct { "scenario (servers' own endpoints)" } else { "scenario" },

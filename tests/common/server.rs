@@ -1,6 +1,6 @@
 //! Prosody and ejabberd as Debian packages them, run as child processes of the test: a directory,
 //! a configuration and loopback ports of their own; nothing of the machine's installation is used
-//! or changed but the programs themselves.
+//! or changed but the programs themselves. And the server of our own demo.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
@@ -28,17 +28,23 @@ pub enum Kind {
     Prosody,
     /// <https://www.ejabberd.im>
     Ejabberd,
+    /// The server behind `bosphorus demo`, alone; it has no endpoint but TCP.
+    Demo,
 }
 
 impl Kind {
     /// Both, in the order of the tables.
     pub const ALL: [Self; 2] = [Self::Prosody, Self::Ejabberd];
 
+    /// Those, and our own.
+    pub const WITH_DEMO: [Self; 3] = [Self::Prosody, Self::Ejabberd, Self::Demo];
+
     /// The Debian package's name, which is also the column's.
     pub fn name(self) -> &'static str {
         match self {
             Self::Prosody => "prosody",
             Self::Ejabberd => "ejabberd",
+            Self::Demo => "demo",
         }
     }
 
@@ -47,6 +53,7 @@ impl Kind {
         match self {
             Self::Prosody => "prosody.test",
             Self::Ejabberd => "ejabberd.test",
+            Self::Demo => "localhost",
         }
     }
 
@@ -55,6 +62,8 @@ impl Kind {
         let programs: &[&str] = match self {
             Self::Prosody => &["prosody"],
             Self::Ejabberd => &["ejabberdctl", "erl"],
+            Self::Demo if cfg!(feature = "demo") => &[],
+            Self::Demo => return Some("built without the feature `demo`".to_owned()),
         };
         let program = programs.iter().find(|program| find(program).is_none())?;
         Some(format!("no `{program}` on this machine (Debian package `{}`)", self.name()))
@@ -121,9 +130,11 @@ impl Server {
     pub fn shared(kind: Kind) -> Result<Arc<Self>> {
         static PROSODY: OnceLock<Result<Arc<Server>, String>> = OnceLock::new();
         static EJABBERD: OnceLock<Result<Arc<Server>, String>> = OnceLock::new();
+        static DEMO: OnceLock<Result<Arc<Server>, String>> = OnceLock::new();
         let place = match kind {
             Kind::Prosody => &PROSODY,
             Kind::Ejabberd => &EJABBERD,
+            Kind::Demo => &DEMO,
         };
         place
             .get_or_init(|| {
@@ -154,6 +165,7 @@ impl Server {
         match kind {
             Kind::Prosody => server.configure_prosody(settings)?,
             Kind::Ejabberd => server.configure_ejabberd(settings)?,
+            Kind::Demo => {}
         }
         server.restart()?;
         Ok(server)
@@ -184,6 +196,7 @@ impl Server {
         match self.kind {
             Kind::Prosody => format!("ws://{}/xmpp-websocket", self.http),
             Kind::Ejabberd => format!("ws://{}/ws", self.http),
+            Kind::Demo => String::new(),
         }
     }
 
@@ -192,6 +205,7 @@ impl Server {
         match self.kind {
             Kind::Prosody => format!("http://{}/http-bind", self.http),
             Kind::Ejabberd => format!("http://{}/bosh", self.http),
+            Kind::Demo => String::new(),
         }
     }
 
@@ -207,7 +221,7 @@ impl Server {
         Account {
             name: name.to_owned(),
             domain: self.domain().to_owned(),
-            password: PASSWORD.to_owned(),
+            password: if self.kind == Kind::Demo { name } else { PASSWORD }.to_owned(),
         }
     }
 
@@ -235,6 +249,7 @@ impl Server {
         let command = match self.kind {
             Kind::Prosody => self.prosody_command()?,
             Kind::Ejabberd => self.ejabberd_command()?,
+            Kind::Demo => self.demo_command(),
         };
         let mut process = Process::spawn(command, &self.directory, "output.log")?;
         wait_ready(&mut process, || self.answers())
@@ -262,13 +277,14 @@ impl Server {
 
     fn answers(&self) -> bool {
         stream_header(self.c2s, self.domain()).is_some_and(|answer| answer.contains("<stream:"))
-            && TcpStream::connect_timeout(&self.http, Duration::from_millis(500)).is_ok()
+            && (self.kind == Kind::Demo
+                || TcpStream::connect_timeout(&self.http, Duration::from_millis(500)).is_ok())
     }
 
     /// ejabberd opens its ports before the accounts are made.
     fn wait_accounts(&self, process: &mut Process) -> Result {
         match self.kind {
-            Kind::Prosody => Ok(()),
+            Kind::Prosody | Kind::Demo => Ok(()),
             Kind::Ejabberd => wait_ready(process, || self.directory.join("accounts.done").exists()),
         }
     }
@@ -404,6 +420,12 @@ modules:
         self.directory.write("spool/.keep", "")?;
         self.directory.write("inetrc", "{lookup,[\"file\",\"native\"]}.\n")?;
         Ok(())
+    }
+
+    fn demo_command(&self) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_bosphorus"));
+        command.args(["demo-server", "--listen", &self.c2s.to_string()]);
+        command
     }
 
     /// ejabberdctl would change to the system user `ejabberd`, its directories and its node name;

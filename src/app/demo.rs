@@ -1,0 +1,155 @@
+//! `bosphorus demo`: the gateway as ever, in front of an XMPP server of its own, and a page; all of
+//! it on loopback.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::time::Duration;
+
+use anyhow::Context as _;
+
+use super::{Gateway, Signals, Sockets, bind, bind_admin, raise_file_limit};
+use crate::config::{Config, Route, ServerAddress, TlsMode};
+use crate::demo::{DOMAIN, Server, Settings, page};
+use crate::proto::domain::Domain;
+
+/// What is logged: the terminal belongs to what is printed at the start.
+pub const LOG_FILTER: &str = "warn";
+
+/// Sessions at a time. A demo has a few, and who opens thousands wants `serve`.
+const SESSIONS: usize = 1000;
+/// From Ctrl-C to the exit.
+const DRAIN: Duration = Duration::from_secs(3);
+
+/// Where to listen; without an address the default port, or a free one if that is taken.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Options {
+    /// The page and the transports.
+    pub listen: Option<SocketAddr>,
+    /// Metrics and health.
+    pub admin: Option<SocketAddr>,
+}
+
+/// Runs the demo until a signal has ended it. Says on standard output where everything is, once all
+/// of it listens.
+///
+/// # Errors
+/// An address that is not loopback or was asked for and is taken; a runtime that cannot be started.
+pub fn run(options: &Options) -> anyhow::Result<()> {
+    let mut config = config()?;
+    raise_file_limit(config.limits.sessions);
+    actix_rt::System::new().block_on(async {
+        let mut signals = Signals::new().context("listening for signals")?;
+        let mut notes = String::new();
+        let public = socket(options.listen, config.listen.addresses[0], &mut notes, |address| {
+            bind(address, config.listen.backlog)
+        })?;
+        let default_admin = config.admin.address.context("a default for admin.address")?;
+        let admin = socket(options.admin, default_admin, &mut notes, bind_admin)?;
+        let listener = bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 128)?;
+        let settings = Settings { roster_of_everyone: true };
+        let server = Server::start(listener, settings).context("starting the XMPP server")?;
+
+        config.listen.addresses = vec![public.local_addr()?];
+        config.admin.address = Some(admin.local_addr()?);
+        route_to(&mut config, server.address())?;
+        let sockets = Sockets { public: vec![public], admin: Some(admin) };
+        let gateway = Gateway::start(&config, sockets, Some(page::configure))?;
+        say(&introduction(&config, server.address(), &notes));
+        gateway.run(&mut signals).await;
+        Ok(())
+    })
+}
+
+/// Runs the XMPP server alone until a signal has ended it.
+///
+/// # Errors
+/// An address that is not loopback or is taken; a runtime that cannot be started.
+pub fn run_server(listen: SocketAddr, settings: Settings) -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(async {
+        let mut signals = Signals::new().context("listening for signals")?;
+        only_loopback(listen)?;
+        let _server = Server::start(bind(listen, 1024)?, settings)?;
+        signals.next().await;
+        Ok(())
+    })
+}
+
+/// The defaults, for one domain that goes nowhere yet.
+fn config() -> anyhow::Result<Config> {
+    let domain = Domain::parse(DOMAIN).context("the domain of the demo")?;
+    let mut config = Config { default_domain: Some(domain), ..Config::default() };
+    config.limits.sessions = SESSIONS;
+    config.drain.timeout = DRAIN;
+    Ok(config)
+}
+
+/// Serves the demo's domain by the server at this address.
+fn route_to(config: &mut Config, server: SocketAddr) -> anyhow::Result<()> {
+    let route = Route {
+        servers: vec![ServerAddress::Tcp { host: server.ip().to_string(), port: server.port() }],
+        tls: TlsMode::Never,
+        ca_file: None,
+        pin_sha256: Vec::new(),
+        insecure: false,
+        client: None,
+    };
+    config.domains.insert(Domain::parse(DOMAIN).context("the domain of the demo")?, route);
+    Ok(())
+}
+
+/// Binds what was asked for, or else the default, or else any port; says so in the last case.
+fn socket(
+    asked: Option<SocketAddr>,
+    default: SocketAddr,
+    notes: &mut String,
+    bind: impl Fn(SocketAddr) -> anyhow::Result<TcpListener>,
+) -> anyhow::Result<TcpListener> {
+    if let Some(address) = asked {
+        only_loopback(address)?;
+        return bind(address);
+    }
+    only_loopback(default)?;
+    if let Ok(listener) = bind(default) {
+        return Ok(listener);
+    }
+    let listener = bind(SocketAddr::new(default.ip(), 0))?;
+    let port = listener.local_addr()?.port();
+    let _ = writeln!(notes, "Port {} is taken; {port} takes its place.", default.port());
+    Ok(listener)
+}
+
+/// The passwords are no secrets: nobody else is to reach it.
+fn only_loopback(address: SocketAddr) -> anyhow::Result<()> {
+    anyhow::ensure!(address.ip().is_loopback(), "{address} is not a loopback address");
+    Ok(())
+}
+
+fn introduction(config: &Config, server: SocketAddr, notes: &str) -> String {
+    let public = config.listen.addresses[0];
+    let mut text = String::from("\nBosphorus demo: everything is on this machine.\n\n");
+    let mut line = |name: &str, url: &str| {
+        let _ = writeln!(text, "  {name:<12}{url}");
+    };
+    line("Page", &format!("http://{public}/"));
+    if let Some(path) = config.ws.paths.first() {
+        line("WebSocket", &format!("ws://{public}{path}"));
+    }
+    // Further transports have their line here.
+    if let Some(admin) = config.admin.address {
+        line("Metrics", &format!("http://{admin}/metrics"));
+    }
+    line("XMPP server", &format!("{server} (c2s, domain {DOMAIN})"));
+    if !notes.is_empty() {
+        let _ = write!(text, "\n{notes}");
+    }
+    text + "\nLog in as anyone you like: the password is the user name (alice, alice).\n\
+            Ctrl-C ends it.\n\n"
+}
+
+/// Whoever does not read it does without.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
