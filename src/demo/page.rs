@@ -12,14 +12,19 @@ use actix_web::http::header::{
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, guard, web};
 use sha2::{Digest as _, Sha256};
 
-/// Where BOSH clients connect, in JSON: `null` while the gateway has no such transport.
-const BOSH: &str = "null";
-/// Where the metrics are, in JSON: `null` hides the link.
-const METRICS: &str = "null";
+use super::{DOMAIN, ECHO, ROOM};
 
-/// `'self'` covers WebSocket connections to where the page came from: CSP 3 §6.7.2.8 says so, and
-/// Chromium since 71, Firefox since 50 and Safari since 16 do so. Naming the host would mean to
-/// believe a request's `Host`, naming the scheme to allow every host.
+/// Where WebSocket clients connect.
+const WEBSOCKET: &str = "/xmpp-websocket";
+/// Where BOSH clients connect, once the gateway has that transport.
+const BOSH: Option<&str> = None;
+/// Where the metrics are, if the page is to show a link.
+const METRICS: Option<&str> = None;
+
+/// `'self'` covers WebSocket connections to where the page came from: CSP 3 says so ("Does url match
+/// expression in origin with redirect count?"), and Chromium since 71, Safari since 16 and Firefox
+/// for longer do so. Naming the host would mean to believe a request's `Host`; naming the scheme
+/// would allow every host.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; \
                       connect-src 'self'; img-src 'self' data:; base-uri 'none'; \
                       form-action 'none'; frame-ancestors 'none'";
@@ -94,8 +99,13 @@ fn read() -> actix_web::Route {
 /// What the page has to know, as JSON: the domain, where to connect (`null`: not offered), and
 /// whom to offer as contacts.
 fn settings() -> String {
+    // All of these are constants without a character that JSON escapes.
+    let optional =
+        |text: Option<&str>| text.map_or("null".to_owned(), |text| format!("\"{text}\""));
+    let (bosh, metrics) = (optional(BOSH), optional(METRICS));
     format!(
-        r#"{{"domain":"localhost","websocket":"/xmpp-websocket","bosh":{BOSH},"metrics":{METRICS},"echo":"echo@localhost","room":"room@rooms.localhost"}}"#
+        "{{\"domain\":\"{DOMAIN}\",\"websocket\":\"{WEBSOCKET}\",\"bosh\":{bosh},\
+         \"metrics\":{metrics},\"echo\":\"{ECHO}\",\"room\":\"{ROOM}\"}}"
     )
 }
 
