@@ -54,8 +54,10 @@ export class Session {
   /** Messages written while there was no connection. */
   #outbox = [];
   #seen = new Set();
+  /** When the last frame passed, who looks at that, and whether the server was asked for a sign. */
   #heard = 0;
   #watch = null;
+  #asked = false;
 
   /** `settings`: { user, password, domain, makeTransport(on), title }. */
   constructor(settings, on) {
@@ -300,8 +302,6 @@ export class Session {
       }
     }, 5_000);
   }
-
-  #asked = false;
 
   #askForLife() {
     // Our own question is no sign of life.
