@@ -293,32 +293,33 @@ export class Pane {
     return [...jids];
   }
 
+  /** Updates what is there: a button must not go away under the finger that presses it. */
   #drawContacts() {
     const { contacts } = this.#parts;
-    const focused = contacts.contains(document.activeElement) ? document.activeElement.dataset.jid : null;
-    contacts.replaceChildren(...this.#list().map((jid) => this.#contact(jid)));
-    if (focused) [...contacts.querySelectorAll("button")].find((one) => one.dataset.jid === focused)?.focus();
+    const jids = this.#list();
+    for (const item of [...contacts.children]) {
+      if (!jids.includes(item.firstElementChild.dataset.jid)) item.remove();
+    }
+    jids.forEach((jid, at) => {
+      let item = [...contacts.children].find((one) => one.firstElementChild.dataset.jid === jid);
+      item ??= this.#contact(jid);
+      if (contacts.children[at] !== item) contacts.insertBefore(item, contacts.children[at] ?? null);
+      this.#updateContact(item.firstElementChild, jid);
+    });
     this.#drawHead();
     this.#tellStatus();
   }
 
   #contact(jid) {
-    const presence = this.#presence(jid);
-    const unread = this.#talks.get(jid)?.unread ?? 0;
     const button = make("button", "contact");
     button.type = "button";
     button.dataset.jid = jid;
-    button.dataset.presence = presence.state;
     button.title = jid;
-    if (jid === this.#current) button.setAttribute("aria-current", "true");
-    const dot = make("span", `dot dot-${presence.state}`);
+    const dot = make("span", "dot");
     dot.setAttribute("aria-hidden", "true");
-    button.append(dot, make("span", "contact-name", this.#nameOf(jid)), make("span", "contact-words", presence.words));
-    if (unread > 0) {
-      const badge = make("span", "badge", String(unread));
-      badge.append(make("span", "unseen", unread === 1 ? " unread message" : " unread messages"));
-      button.append(badge);
-    }
+    const badge = make("span", "badge");
+    badge.append(make("span", "badge-count"), make("span", "unseen", " unread"));
+    button.append(dot, make("span", "contact-name"), make("span", "contact-words"), badge);
     button.addEventListener("click", () => {
       this.#open(jid);
       this.#parts.draft.focus();
@@ -326,6 +327,18 @@ export class Pane {
     const item = make("li", "contact-item");
     item.append(button);
     return item;
+  }
+
+  #updateContact(button, jid) {
+    const presence = this.#presence(jid);
+    const unread = this.#talks.get(jid)?.unread ?? 0;
+    if (jid === this.#current) button.setAttribute("aria-current", "true");
+    else button.removeAttribute("aria-current");
+    button.querySelector(".dot").className = `dot dot-${presence.state}`;
+    setText(button.querySelector(".contact-name"), this.#nameOf(jid));
+    setText(button.querySelector(".contact-words"), presence.words);
+    setText(button.querySelector(".badge-count"), String(unread));
+    button.querySelector(".badge").hidden = unread === 0;
   }
 
   #presence(jid) {
