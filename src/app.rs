@@ -253,6 +253,7 @@ mod convert {
     use super::{Config, ws};
     use crate::config;
     use crate::proto::seam::FeatureRules;
+    use crate::proto::stream::Served;
     use crate::proto::{frame, handshake, xml};
     use crate::upstream;
 
@@ -272,9 +273,11 @@ mod convert {
     pub(super) fn websocket(config: &Config) -> ws::Settings {
         let limits = &config.limits;
         ws::Settings {
-            domains: config.domains.keys().cloned().collect(),
-            any_domain: config.fallback.is_some(),
-            default_domain: config.default_domain.clone(),
+            served: Served {
+                domains: config.domains.keys().cloned().collect(),
+                any: config.fallback.is_some(),
+                default: config.default_domain.clone(),
+            },
             client_xml: client_xml(config),
             server_xml: server_xml(config),
             frames: frame::FrameLimits {

@@ -12,7 +12,7 @@ use prometheus::{
 };
 
 use crate::proto::fault::Fault;
-use crate::proto::ws::session::Flow;
+use crate::proto::stream::Flow;
 
 /// How a client reaches us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

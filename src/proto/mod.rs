@@ -13,5 +13,6 @@ pub mod handshake;
 pub mod item;
 pub mod ns;
 pub mod seam;
+pub mod stream;
 pub mod ws;
 pub mod xml;

@@ -22,8 +22,9 @@ use super::pending::Pending;
 use super::worker::{Buffers, Permit, READ_CHUNK, Worker};
 use crate::metrics::{Transport, Upgrade};
 use crate::proto::fault::{Fault, Level};
+use crate::proto::stream::{ServerSide, Tally};
 use crate::proto::ws::Framing;
-use crate::proto::ws::session::{ClientSide, Loss, ServerSide, Session, Tally};
+use crate::proto::ws::session::{ClientSide, Loss, Session};
 use crate::upstream::{ConnectFault, Established, Io};
 
 /// Read chunks handled in one poll before other sessions of the thread get their turn.

@@ -13,8 +13,9 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use crate::metrics::Metrics;
+use crate::proto::stream::Tally;
 use crate::proto::ws;
-use crate::proto::ws::session::{Out, Tally};
+use crate::proto::ws::session::Out;
 use crate::proto::xml::Scratch;
 use crate::upstream::Connector;
 
