@@ -4,6 +4,7 @@
 //! that keeps an idle session small, and wakes every session of its thread when the process drains.
 //! Which connections are accepted at all is `http::ws`; how the server is reached is `upstream`.
 
+mod link;
 mod pending;
 pub mod run;
 pub mod worker;
