@@ -14,12 +14,39 @@ use tracing::{Span, debug, warn};
 
 use super::pending::Pending;
 use super::run::clock;
-use super::worker::{Buffers, Shared, Worker};
+use super::worker::{Shared, Worker};
 use crate::proto::stream::ServerSide;
-use crate::proto::ws::session::Session;
+use crate::proto::xml::Scratch;
 use crate::upstream::{ConnectFault, Established, Io, OpenRequest};
 
 type Connecting = Pin<Box<dyn Future<Output = (Result<Established, ConnectFault>, Duration)>>>;
+
+/// What a link asks and tells the machine behind it; each is a word of every machine.
+pub(crate) trait Machine {
+    /// What the machine writes into.
+    type Out;
+
+    /// What to do with the connection.
+    fn server(&self) -> ServerSide;
+    /// Whether input is taken now.
+    fn wants_server(&self) -> bool;
+    /// The stream stands.
+    fn connected(&mut self, stream: &Established, out: &mut Self::Out, now: Instant);
+    /// The stream cannot be had.
+    fn connect_failed(&mut self, out: &mut Self::Out, now: Instant);
+    /// Takes bytes, as many as there is room for; the rest stays in `input`.
+    fn server_bytes(
+        &mut self,
+        scratch: &mut Scratch,
+        input: &mut &[u8],
+        out: &mut Self::Out,
+        now: Instant,
+    );
+    /// The connection ended.
+    fn server_gone(&mut self, out: &mut Self::Out, now: Instant);
+    /// The server took no byte for `limits.stall_timeout`.
+    fn server_stalled(&mut self, out: &mut Self::Out, now: Instant);
+}
 
 /// The server's connection.
 enum Server {
@@ -61,12 +88,12 @@ impl ServerLink {
     }
 
     /// Sees whether the connection stands or has failed; true if so.
-    pub(crate) fn poll_connect(
+    pub(crate) fn poll_connect<M: Machine>(
         &mut self,
-        machine: &mut Session,
+        machine: &mut M,
         worker: &Worker,
         span: &Span,
-        buffers: &mut Buffers,
+        out: &mut M::Out,
         now: Instant,
         cx: &mut Context<'_>,
     ) -> bool {
@@ -82,15 +109,9 @@ impl ServerLink {
         match result {
             Ok(established) => {
                 metrics.upstream_connect("ok");
+                machine.connected(&established, out, now);
                 self.server = Server::Open(established.io);
                 self.held = established.unread;
-                machine.connected(
-                    &established.header,
-                    established.secure,
-                    established.identified,
-                    &mut buffers.out,
-                    now,
-                );
             }
             Err(fault) => {
                 metrics.upstream_connect(fault.label());
@@ -104,17 +125,19 @@ impl ServerLink {
                         None => debug!(reason, %fault, "server_connect_failed"),
                     }
                 });
-                machine.connect_failed(&mut buffers.out, now);
+                machine.connect_failed(out, now);
             }
         }
         true
     }
 
     /// Reads once; false if there was nothing, or nothing is wanted.
-    pub(crate) fn read(
+    pub(crate) fn read<M: Machine>(
         &mut self,
-        machine: &mut Session,
-        buffers: &mut Buffers,
+        machine: &mut M,
+        buffer: &mut [u8],
+        scratch: &mut Scratch,
+        out: &mut M::Out,
         now: Instant,
         cx: &mut Context<'_>,
     ) -> bool {
@@ -125,21 +148,21 @@ impl ServerLink {
         if !self.held.is_empty() {
             let held = std::mem::take(&mut self.held);
             let mut input = held.as_slice();
-            machine.from_server(&mut buffers.scratch, &mut input, &mut buffers.out, now);
+            machine.server_bytes(scratch, &mut input, out, now);
             if !input.is_empty() {
                 self.held = input.to_vec();
             }
             return true;
         }
-        match read_some(io, &mut buffers.read, cx) {
+        match read_some(io, buffer, cx) {
             Poll::Pending => false,
             Poll::Ready(Ok(0) | Err(_)) => {
-                machine.server_gone(&mut buffers.out, now);
+                machine.server_gone(out, now);
                 true
             }
             Poll::Ready(Ok(n)) => {
-                let mut input = &buffers.read[..n];
-                machine.from_server(&mut buffers.scratch, &mut input, &mut buffers.out, now);
+                let mut input = &buffer[..n];
+                machine.server_bytes(scratch, &mut input, out, now);
                 if !input.is_empty() {
                     self.held = input.to_vec();
                 }
@@ -181,21 +204,21 @@ impl ServerLink {
     }
 
     /// Tells the machine of a server that is deaf or takes nothing, when it is time to.
-    pub(crate) fn tick(
+    pub(crate) fn tick<M: Machine>(
         &mut self,
-        machine: &mut Session,
+        machine: &mut M,
         shared: &Shared,
-        buffers: &mut Buffers,
+        out: &mut M::Out,
         now: Instant,
     ) {
         // A server that only stopped reading (a Unix socket can) would swallow what is sent to it.
         let grace = shared.settings.close_grace;
         if self.deaf.is_some_and(|since| since + grace <= now) {
-            machine.server_gone(&mut buffers.out, now);
+            machine.server_gone(out, now);
         }
         if self.to_server.since.is_some_and(|since| since + shared.stall_timeout <= now) {
             self.to_server.clear();
-            machine.server_stalled(&mut buffers.out, now);
+            machine.server_stalled(out, now);
         }
     }
 

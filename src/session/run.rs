@@ -14,16 +14,18 @@ use std::time::Instant;
 
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
-use tracing::{Span, debug, error, info, warn};
+use tracing::{Span, debug};
 
-use super::link::{ServerLink, read_some};
+use super::link::{Machine, ServerLink, read_some};
 use super::pending::Pending;
 use super::worker::{Buffers, Permit, READ_CHUNK, Worker};
 use crate::metrics::{Transport, Upgrade};
-use crate::proto::fault::{Fault, Level};
-use crate::proto::stream::Tally;
+use crate::proto::fault::Fault;
+use crate::proto::stream::ServerSide;
 use crate::proto::ws::Framing;
-use crate::proto::ws::session::{ClientSide, Loss, Session};
+use crate::proto::ws::session::{ClientSide, Loss, Out, Session};
+use crate::proto::xml::Scratch;
+use crate::upstream::Established;
 
 /// Read chunks handled in one poll before other sessions of the thread get their turn.
 const TURNS: u32 = 16;
@@ -187,11 +189,12 @@ impl Run {
 
     fn poll_connect(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
         let Self { link, machine, worker, span, .. } = self;
-        link.poll_connect(machine, worker, span, buffers, now, cx)
+        link.poll_connect(machine, worker, span, &mut buffers.out, now, cx)
     }
 
     fn read_server(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
-        self.to_client.is_empty() && self.link.read(&mut self.machine, buffers, now, cx)
+        let Buffers { read, scratch, out, .. } = buffers;
+        self.to_client.is_empty() && self.link.read(&mut self.machine, read, scratch, out, now, cx)
     }
 
     // ---- writing, time, the end ------------------------------------------------------------
@@ -253,7 +256,7 @@ impl Run {
             self.to_client.clear();
             self.machine.client_gone(Loss::Stalled, now);
         }
-        self.link.tick(&mut self.machine, &self.worker.shared, buffers, now);
+        self.link.tick(&mut self.machine, &self.worker.shared, &mut buffers.out, now);
         if self.machine.deadline().is_some_and(|at| at <= now) {
             self.machine.tick(&mut buffers.out, now);
         }
@@ -273,27 +276,45 @@ impl Run {
 
     fn count(&self, buffers: &mut Buffers) {
         let tally = std::mem::take(&mut buffers.out.tally);
-        if tally == Tally::default() {
-            return;
-        }
-        let metrics = &self.worker.shared.metrics;
-        if let Some(transport) = self.transport {
-            let of_transport = metrics.transport(transport);
-            of_transport.to_server(&tally.to_server);
-            of_transport.to_client(&tally.to_client);
-        }
-        for (counter, count) in [
-            (&metrics.repaired, tally.repaired),
-            (&metrics.emptied, tally.emptied),
-            (&metrics.dropped, tally.dropped),
-            (&metrics.blank_messages, tally.blank),
-            (&metrics.channel_binding_plus, tally.binding_plus),
-            (&metrics.channel_binding_gs2, tally.binding_gs2),
-        ] {
-            if count > 0 {
-                counter.inc_by(u64::from(count));
-            }
-        }
+        self.worker.shared.count(self.transport, &tally);
+    }
+}
+
+impl Machine for Session {
+    type Out = Out;
+
+    fn server(&self) -> ServerSide {
+        Self::server(self)
+    }
+
+    fn wants_server(&self) -> bool {
+        Self::wants_server(self)
+    }
+
+    fn connected(&mut self, stream: &Established, out: &mut Out, now: Instant) {
+        Self::connected(self, &stream.header, stream.secure, stream.identified, out, now);
+    }
+
+    fn connect_failed(&mut self, out: &mut Out, now: Instant) {
+        Self::connect_failed(self, out, now);
+    }
+
+    fn server_bytes(
+        &mut self,
+        scratch: &mut Scratch,
+        input: &mut &[u8],
+        out: &mut Out,
+        now: Instant,
+    ) {
+        self.from_server(scratch, input, out, now);
+    }
+
+    fn server_gone(&mut self, out: &mut Out, now: Instant) {
+        Self::server_gone(self, out, now);
+    }
+
+    fn server_stalled(&mut self, out: &mut Out, now: Instant) {
+        Self::server_stalled(self, out, now);
     }
 }
 
@@ -345,29 +366,17 @@ impl Drop for Run {
     fn drop(&mut self) {
         self.worker.unregister(self.id);
         let now = clock();
-        let seconds = now.duration_since(self.opened).as_secs_f64();
         let fault = if std::thread::panicking() { Some(Fault::Bug) } else { self.machine.ended() };
         match (self.transport, fault) {
+            // A session dropped alive is one of a worker that was stopped.
             (Some(transport), fault) => {
-                // A session dropped alive is one of a worker that was stopped.
                 let fault = fault.unwrap_or(Fault::Drain);
-                self.worker.shared.metrics.transport(transport).ended(fault);
-                let (reason, blame) = (fault.label(), fault.blame().label());
-                self.span.in_scope(|| match fault.level() {
-                    Level::Debug => debug!(reason, blame, seconds, "session_ended"),
-                    Level::Info => info!(reason, blame, seconds, "session_ended"),
-                    Level::Warn => match self.worker.server_warnings.admit(now) {
-                        Some(held_back) => {
-                            warn!(reason, blame, seconds, held_back, "session_ended");
-                        }
-                        None => debug!(reason, blame, seconds, "session_ended"),
-                    },
-                    Level::Error => error!(reason, blame, seconds, "session_ended"),
-                });
+                self.worker.session_ended(&self.span, transport, fault, self.opened, now);
             }
             (None, fault) => {
                 self.worker.shared.metrics.upgrade(Upgrade::NeverOpened);
                 let reason = fault.map_or("drain", |fault| fault.label());
+                let seconds = now.duration_since(self.opened).as_secs_f64();
                 self.span.in_scope(|| debug!(reason, seconds, "session_never_opened"));
             }
         }

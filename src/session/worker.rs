@@ -12,7 +12,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use crate::metrics::Metrics;
+use tracing::{Span, debug, error, info, warn};
+
+use crate::metrics::{Metrics, Transport};
+use crate::proto::fault::{Fault, Level};
 use crate::proto::stream::Tally;
 use crate::proto::ws;
 use crate::proto::ws::session::Out;
@@ -38,6 +41,33 @@ pub struct Shared {
     pub stall_timeout: Duration,
     /// Sessions of the process, all listeners together.
     pub sessions: Arc<Sessions>,
+}
+
+impl Shared {
+    /// Adds what a session of `transport` has counted; without one, nothing of it has passed yet.
+    pub(crate) fn count(&self, transport: Option<Transport>, tally: &Tally) {
+        if *tally == Tally::default() {
+            return;
+        }
+        let metrics = &self.metrics;
+        if let Some(transport) = transport {
+            let of_transport = metrics.transport(transport);
+            of_transport.to_server(&tally.to_server);
+            of_transport.to_client(&tally.to_client);
+        }
+        for (counter, count) in [
+            (&metrics.repaired, tally.repaired),
+            (&metrics.emptied, tally.emptied),
+            (&metrics.dropped, tally.dropped),
+            (&metrics.blank_messages, tally.blank),
+            (&metrics.channel_binding_plus, tally.binding_plus),
+            (&metrics.channel_binding_gs2, tally.binding_gs2),
+        ] {
+            if count > 0 {
+                counter.inc_by(u64::from(count));
+            }
+        }
+    }
 }
 
 /// The number of sessions, bounded.
@@ -242,6 +272,31 @@ impl Worker {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
         id
+    }
+
+    /// Counts the end of a session that was opened at `opened`, and logs it as loud as it is.
+    pub(crate) fn session_ended(
+        &self,
+        span: &Span,
+        transport: Transport,
+        fault: Fault,
+        opened: Instant,
+        now: Instant,
+    ) {
+        self.shared.metrics.transport(transport).ended(fault);
+        let seconds = now.duration_since(opened).as_secs_f64();
+        let (reason, blame) = (fault.label(), fault.blame().label());
+        span.in_scope(|| match fault.level() {
+            Level::Debug => debug!(reason, blame, seconds, "session_ended"),
+            Level::Info => info!(reason, blame, seconds, "session_ended"),
+            Level::Warn => match self.server_warnings.admit(now) {
+                Some(held_back) => {
+                    warn!(reason, blame, seconds, held_back, "session_ended");
+                }
+                None => debug!(reason, blame, seconds, "session_ended"),
+            },
+            Level::Error => error!(reason, blame, seconds, "session_ended"),
+        });
     }
 
     /// Registers a session for the drain.
