@@ -13,7 +13,7 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tracing::{Span, debug, warn};
 
 use super::pending::Pending;
-use super::run::clock;
+use super::timer::clock;
 use super::worker::{Shared, Worker};
 use crate::proto::stream::ServerSide;
 use crate::proto::xml::Scratch;

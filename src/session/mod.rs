@@ -6,5 +6,7 @@
 
 mod link;
 mod pending;
+pub mod registry;
 pub mod run;
+pub(crate) mod timer;
 pub mod worker;

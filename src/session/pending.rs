@@ -107,7 +107,7 @@ fn write_some<W: AsyncWrite + Unpin>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::run::clock;
+    use super::super::timer::clock;
     use super::*;
 
     /// Takes three bytes at a time, and none at every other call.

@@ -18,6 +18,7 @@ use tracing::{Span, debug};
 
 use super::link::{Machine, ServerLink, read_some};
 use super::pending::Pending;
+use super::timer::{arm, clock};
 use super::worker::{Buffers, Permit, READ_CHUNK, Worker};
 use crate::metrics::{Transport, Upgrade};
 use crate::proto::fault::Fault;
@@ -28,7 +29,7 @@ use crate::proto::xml::Scratch;
 use crate::upstream::Established;
 
 /// Read chunks handled in one poll before other sessions of the thread get their turn.
-const TURNS: u32 = 16;
+pub(super) const TURNS: u32 = 16;
 
 /// One session, from the 101 to the end of both connections.
 pub struct Run {
@@ -345,19 +346,7 @@ impl Future for Run {
             return Poll::Ready(());
         }
         let Some(at) = this.deadline() else { return Poll::Pending };
-        // The timer is only moved when it would come too late: what a stanza puts off is found
-        // out when it fires.
-        if at < this.sleep.deadline().into_std() || this.sleep.is_elapsed() {
-            this.sleep.as_mut().reset(at.into());
-            this.armed = false;
-        }
-        // A task keeps its waker, so that an armed timer need not be asked at every stanza.
-        if !this.armed {
-            this.armed = true;
-            if ask(this.sleep.as_mut(), cx).is_ready() {
-                cx.waker().wake_by_ref();
-            }
-        }
+        arm(&mut this.sleep, &mut this.armed, at, cx);
         Poll::Pending
     }
 }
@@ -380,41 +369,5 @@ impl Drop for Run {
                 self.span.in_scope(|| debug!(reason, seconds, "session_never_opened"));
             }
         }
-    }
-}
-
-/// Asks the timer, and tells it whom to wake. Outside the budget that tokio gives a task: where
-/// reading has used that up, the answer would be "not yet", and nobody would be woken.
-fn ask(sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
-    std::pin::pin!(tokio::task::unconstrained(sleep)).poll(cx)
-}
-
-/// Where time enters a session.
-#[expect(clippy::disallowed_methods, reason = "the shell is where the clock is read")]
-pub(crate) fn clock() -> Instant {
-    Instant::now()
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use super::*;
-
-    /// WS-40: a poll that has used up its share of the thread still sets its timer.
-    #[tokio::test]
-    async fn a_timer_is_set_without_budget() {
-        let begun = clock();
-        let mut sleep = Box::pin(tokio::time::sleep(Duration::from_millis(20)));
-        let mut first = true;
-        let fired = std::future::poll_fn(|cx| {
-            if std::mem::take(&mut first) {
-                while std::pin::pin!(tokio::task::consume_budget()).poll(cx).is_ready() {}
-                assert!(ask(sleep.as_mut(), cx).is_pending());
-            }
-            if sleep.is_elapsed() { Poll::Ready(()) } else { Poll::Pending }
-        });
-        let _ = tokio::time::timeout(Duration::from_secs(2), fired).await;
-        assert!(begun.elapsed() < Duration::from_secs(1), "nobody was woken");
     }
 }
