@@ -20,7 +20,8 @@ use crate::http::admin::Admin;
 use crate::http::ws::Hook;
 use crate::http::{self, Routes};
 use crate::metrics::Metrics;
-use crate::proto::ws;
+use crate::proto::{bosh, ws};
+use crate::session::registry::Registry;
 use crate::session::worker::{Sessions, Shared, Worker};
 use crate::upstream::Connector;
 
@@ -59,6 +60,10 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         metrics: Arc::clone(&metrics),
         connector,
         settings: Arc::new(convert::websocket(&config)),
+        bosh: Arc::new(convert::bosh(&config)),
+        registry: Arc::new(
+            Registry::new(config.limits.sessions).context("drawing the tag of this process")?,
+        ),
         stall_timeout: config.limits.stall_timeout,
         sessions: Arc::clone(&sessions),
     };
@@ -250,7 +255,9 @@ impl Signals {
 
 /// From the configuration's words to each part's own.
 mod convert {
-    use super::{Config, ws};
+    use std::time::Duration;
+
+    use super::{Config, bosh, ws};
     use crate::config;
     use crate::proto::seam::FeatureRules;
     use crate::proto::stream::Served;
@@ -300,6 +307,42 @@ mod convert {
                 strip_external: false,
                 strip_sm: false,
             },
+        }
+    }
+
+    pub(super) fn bosh(config: &Config) -> bosh::Settings {
+        let limits = &config.limits;
+        let shared = websocket(config);
+        bosh::Settings {
+            served: shared.served,
+            client_xml: shared.client_xml,
+            server_xml: shared.server_xml,
+            body_bytes: limits.element_bytes + 4096,
+            body_elements: 256,
+            wait_max: Duration::from_secs(55),
+            wait_default: Duration::from_secs(55),
+            hold_max: 1,
+            inactivity: Duration::from_secs(75),
+            polling_inactivity: Duration::from_secs(120),
+            polling: Duration::from_secs(5),
+            maxpause: Duration::from_secs(120),
+            first_response_timeout: Duration::from_secs(10),
+            linger: Duration::from_millis(10),
+            strict_overactivity: false,
+            zombie: Duration::from_secs(75),
+            replay_responses: 32,
+            replay_bytes: 1 << 20,
+            response_elements: 256,
+            pending_bytes: shared.pending_bytes,
+            pending_stanzas: shared.pending_stanzas,
+            unauthenticated_bytes: shared.unauthenticated_bytes,
+            unauthenticated_lifetime: shared.unauthenticated_lifetime,
+            close_grace: shared.close_grace,
+            whitespace_keepalive: shared.whitespace_keepalive,
+            features: shared.features,
+            route_allow: Vec::new(),
+            auto_restart: false,
+            accept_gzip: false,
         }
     }
 

@@ -21,11 +21,13 @@ pub enum Transport {
     Websocket,
     /// draft-moffitt-xmpp-over-websocket.
     WebsocketLegacy,
+    /// XEP-0124.
+    Bosh,
 }
 
 impl Transport {
     /// Every transport.
-    pub const ALL: [Self; 2] = [Self::Websocket, Self::WebsocketLegacy];
+    pub const ALL: [Self; 3] = [Self::Websocket, Self::WebsocketLegacy, Self::Bosh];
 
     /// The value of the label `transport`.
     #[must_use]
@@ -33,6 +35,7 @@ impl Transport {
         match self {
             Self::Websocket => "websocket",
             Self::WebsocketLegacy => "websocket_legacy",
+            Self::Bosh => "bosh",
         }
     }
 }
@@ -125,7 +128,7 @@ impl TransportMetrics {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    transports: [TransportMetrics; 2],
+    transports: [TransportMetrics; 3],
     upgrades: [IntCounter; 5],
     upstream_connects: IntCounterVec,
     /// Seconds from the client's opening to a negotiated upstream stream, failures included.

@@ -77,6 +77,11 @@ impl ServerLink {
         !self.to_server.is_empty()
     }
 
+    /// How many they are.
+    pub(crate) fn waiting(&self) -> usize {
+        self.to_server.len()
+    }
+
     /// Starts the connection the client asked for.
     pub(crate) fn open(&mut self, request: Box<OpenRequest>, shared: &Shared) {
         let connector = shared.connector.clone();

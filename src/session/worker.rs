@@ -14,12 +14,13 @@ use std::time::{Duration, Instant};
 
 use tracing::{Span, debug, error, info, warn};
 
+use super::registry::Registry;
 use crate::metrics::{Metrics, Transport};
 use crate::proto::fault::{Fault, Level};
 use crate::proto::stream::Tally;
-use crate::proto::ws;
 use crate::proto::ws::session::Out;
 use crate::proto::xml::Scratch;
+use crate::proto::{bosh, ws};
 use crate::upstream::Connector;
 
 /// Bytes read from a socket at a time.
@@ -35,8 +36,12 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// The way to the servers.
     pub connector: Connector,
-    /// The machine's numbers.
+    /// The numbers of the WebSocket's machine.
     pub settings: Arc<ws::Settings>,
+    /// The numbers of BOSH's machine.
+    pub bosh: Arc<bosh::Settings>,
+    /// The BOSH sessions by sid.
+    pub registry: Arc<Registry>,
     /// How long a socket may take no byte while there are some for it.
     pub stall_timeout: Duration,
     /// Sessions of the process, all listeners together.
@@ -174,15 +179,22 @@ fn network(address: IpAddr) -> IpAddr {
 pub struct Buffers {
     /// What was read last.
     pub read: Vec<u8>,
-    /// What is to be written.
+    /// What a WebSocket session writes.
     pub out: Out,
+    /// What a BOSH session writes and answers.
+    pub bosh: bosh::session::Out,
     /// The scanner's working memory.
     pub scratch: Scratch,
 }
 
 impl Buffers {
     fn new() -> Self {
-        Self { read: vec![0; READ_CHUNK], out: Out::default(), scratch: Scratch::default() }
+        Self {
+            read: vec![0; READ_CHUNK],
+            out: Out::default(),
+            bosh: bosh::session::Out::default(),
+            scratch: Scratch::default(),
+        }
     }
 
     /// Starts a poll. The buffers are empty unless a session panicked in the middle of its own,
@@ -191,11 +203,15 @@ impl Buffers {
         self.out.client.clear();
         self.out.server.clear();
         self.out.tally = Tally::default();
+        self.bosh.server.clear();
+        self.bosh.responses.clear();
+        self.bosh.tally = Tally::default();
+        self.bosh.counts = bosh::session::Counts::default();
     }
 
     /// Gives back what one large burst made grow.
     pub fn trim(&mut self) {
-        for buffer in [&mut self.out.client, &mut self.out.server] {
+        for buffer in [&mut self.out.client, &mut self.out.server, &mut self.bosh.server] {
             buffer.clear();
             if buffer.capacity() > KEEP {
                 buffer.shrink_to(KEEP);
