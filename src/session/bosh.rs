@@ -32,7 +32,10 @@ use crate::proto::bosh::{Content, Reply, RequestId};
 use crate::proto::fault::Fault;
 use crate::proto::stream::ServerSide;
 use crate::proto::xml::Scratch;
-use crate::upstream::Established;
+use crate::upstream::{Established, OpenRequest};
+
+/// The request that creates a session.
+const FIRST: RequestId = RequestId(0);
 
 /// Makes the session that `body` asks for and starts its task on this worker. The receiver gets
 /// the creation response.
@@ -51,9 +54,8 @@ pub fn create(
         error!(%fault, "the system gives no random bytes");
         refusal("internal-server-error")
     })?;
-    let first = RequestId(0);
     let machine =
-        Session::create(shared.bosh.clone(), sid, first, body, now).map_err(|(fault, reply)| {
+        Session::create(shared.bosh.clone(), sid, FIRST, body, now).map_err(|(fault, reply)| {
             debug!(
                 peer = peer.map(tracing::field::display),
                 reason = fault.label(),
@@ -64,45 +66,25 @@ pub fn create(
     // A sid of 160 random bits that is taken is none: the system's randomness is broken.
     let (place, mailbox) =
         shared.registry.insert(sid).ok_or_else(|| refusal("internal-server-error"))?;
-    let (reply, answer) = oneshot::channel();
-    let id = worker.next_id();
-    let span = info_span!(
-        parent: None,
-        "session",
-        id = format_args!("{id:012x}"),
-        peer = peer.map(tracing::field::display),
-        transport = Transport::Bosh.label(),
-        domain = tracing::field::Empty,
-    );
-    let metrics = shared.metrics.transport(Transport::Bosh);
-    metrics.opened.inc();
-    metrics.sessions.inc();
-    let at = machine.deadline().unwrap_or(now);
-    actix_rt::spawn(Run {
-        machine,
-        mailbox,
-        open: vec![(first, reply)],
-        next: 1,
-        link: ServerLink::new(),
-        sleep: Box::pin(tokio::time::sleep_until(at.into())),
-        span,
-        armed: false,
-        drained: false,
-        registered: false,
-        accounted: false,
-        id,
-        opened: now,
-        worker: Rc::clone(worker),
-        place: Some(place),
-        permit: Some(permit),
-    });
+    let (run, answer) = Run::new(Rc::clone(worker), machine, (place, mailbox), permit, peer, now);
+    actix_rt::spawn(run);
     Ok(answer)
 }
 
+/// What the loop asks of a machine besides what the server's link does; the words of [`Session`].
+trait Driven: Machine<Out = Out> + Unpin {
+    fn handle(&mut self, event: Event<'_>, out: &mut Out, now: Instant);
+    fn take_request(&mut self) -> Option<Box<OpenRequest>>;
+    fn deadline(&self) -> Option<Instant>;
+    fn ended(&self) -> Option<Fault>;
+    fn is_zombie(&self) -> bool;
+    fn is_over(&self) -> bool;
+}
+
 /// One session, from its creation until its sid is unknown again.
-struct Run {
+struct Run<M: Driven> {
     worker: Rc<Worker>,
-    machine: Session,
+    machine: M,
     mailbox: Mailbox,
     /// Requests that are not answered yet, oldest first.
     open: Vec<(RequestId, oneshot::Sender<Reply>)>,
@@ -123,7 +105,51 @@ struct Run {
     permit: Option<Permit>,
 }
 
-impl Run {
+impl<M: Driven> Run<M> {
+    /// A session whose first request is open: the receiver gets its answer.
+    fn new(
+        worker: Rc<Worker>,
+        machine: M,
+        (place, mailbox): (Registered, Mailbox),
+        permit: Permit,
+        peer: Option<SocketAddr>,
+        now: Instant,
+    ) -> (Self, oneshot::Receiver<Reply>) {
+        let (reply, answer) = oneshot::channel();
+        let id = worker.next_id();
+        let span = info_span!(
+            parent: None,
+            "session",
+            id = format_args!("{id:012x}"),
+            peer = peer.map(tracing::field::display),
+            transport = Transport::Bosh.label(),
+            domain = tracing::field::Empty,
+        );
+        let metrics = worker.shared.metrics.transport(Transport::Bosh);
+        metrics.opened.inc();
+        metrics.sessions.inc();
+        let at = machine.deadline().unwrap_or(now);
+        let run = Self {
+            machine,
+            mailbox,
+            open: vec![(FIRST, reply)],
+            next: FIRST.0 + 1,
+            link: ServerLink::new(),
+            sleep: Box::pin(tokio::time::sleep_until(at.into())),
+            span,
+            armed: false,
+            drained: false,
+            registered: false,
+            accounted: false,
+            id,
+            opened: now,
+            worker,
+            place: Some(place),
+            permit: Some(permit),
+        };
+        (run, answer)
+    }
+
     fn turn(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
         // Before the requests: one that repeats a request whose connection broke takes its place
         // (BOSH-49), and is no repeat of one that is open (BOSH-45).
@@ -166,7 +192,7 @@ impl Run {
     /// Takes the requests that wait in the mailbox; true if there were any.
     fn receive(&mut self, out: &mut Out, now: Instant, cx: &mut Context<'_>) -> bool {
         let mut some = false;
-        while self.has_room(out) {
+        while self.has_room(out) && !self.machine.is_over() {
             let Poll::Ready(Some(exchange)) = self.mailbox.poll_recv(cx) else { break };
             some = true;
             let Exchange { request, reply } = *exchange;
@@ -314,7 +340,33 @@ impl Machine for Session {
     }
 }
 
-impl Future for Run {
+impl Driven for Session {
+    fn handle(&mut self, event: Event<'_>, out: &mut Out, now: Instant) {
+        Self::handle(self, event, out, now);
+    }
+
+    fn take_request(&mut self) -> Option<Box<OpenRequest>> {
+        Self::take_request(self)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        Self::deadline(self)
+    }
+
+    fn ended(&self) -> Option<Fault> {
+        Self::ended(self)
+    }
+
+    fn is_zombie(&self) -> bool {
+        Self::is_zombie(self)
+    }
+
+    fn is_over(&self) -> bool {
+        Self::is_over(self)
+    }
+}
+
+impl<M: Driven> Future for Run<M> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
@@ -357,7 +409,7 @@ impl Future for Run {
     }
 }
 
-impl Drop for Run {
+impl<M: Driven> Drop for Run<M> {
     fn drop(&mut self) {
         self.worker.unregister(self.id);
         // From here on the sid is unknown; what is in the mailbox came too late (BOSH-66).
@@ -381,3 +433,6 @@ fn refusal(condition: &str) -> Reply {
     );
     Reply { status: 200, content: Content::TextXml, body: body.into(), compressible: true }
 }
+
+#[cfg(test)]
+mod tests;
