@@ -24,6 +24,9 @@ use crate::session::registry::{Refused, Registry};
 use crate::session::worker::{Sessions, Shared};
 use crate::upstream::{Connector, Route, Server, Settings, TlsUse, Trust};
 
+/// What a session that panics leaves in the worker's buffers.
+const LEFTOVER: &[u8] = b"left over";
+
 /// What a request makes the script's machine do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u64)]
@@ -122,6 +125,7 @@ impl Driven for Script {
     fn handle(&mut self, event: Event<'_>, out: &mut Out, _: Instant) {
         match event {
             Event::Request { id, body } => {
+                assert!(!out.server.starts_with(LEFTOVER), "another session left this");
                 self.held.push_back(id);
                 let what = body.rid;
                 if what == Do::Say as u64 {
@@ -132,7 +136,7 @@ impl Driven for Script {
                     self.end(out);
                     self.zombie = true;
                 } else if what == Do::Panic as u64 {
-                    out.server.extend_from_slice(b"what another session must not send");
+                    out.server.extend_from_slice(LEFTOVER);
                     panic!("as the script says");
                 } else if what == Do::Open as u64 {
                     self.server = ServerSide::Connecting;
@@ -424,12 +428,13 @@ fn a_panic_ends_one_session() {
     on_a_worker(async {
         let worker = worker(None);
         let (broken, sound) = (start(&worker, None), start(&worker, None));
+        // Polled next on the same thread.
+        let _held = sound.send(Do::Say);
         let (held, cause) = (broken.send(Do::Hold), broken.send(Do::Panic));
         for answer in [held, cause, broken.reader(0)] {
             assert!(text(answer).await.contains("internal-server-error"));
         }
         assert!(broken.task.await.expect_err("a panic").is_panic());
-        let _held = sound.send(Do::Say);
         assert_eq!(text(sound.reader(0)).await, "word");
         let metrics = worker.shared.metrics.render().expect("text");
         let metrics = String::from_utf8(metrics).expect("text");
