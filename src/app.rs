@@ -254,30 +254,48 @@ mod convert {
     use crate::config;
     use crate::proto::seam::FeatureRules;
     use crate::proto::stream::Served;
-    use crate::proto::{frame, handshake, xml};
+    use crate::proto::{bosh, frame, handshake, xml};
     use crate::upstream;
 
     pub(super) fn handshake(config: &Config) -> handshake::Settings {
         handshake::Settings {
             require_subprotocol: config.ws.require_subprotocol,
             require_origin: config.ws.require_origin,
-            origins: match &config.ws.allowed_origins {
-                config::AllowedOrigins::Any => handshake::Origins::Any,
-                config::AllowedOrigins::Listed(list) => handshake::Origins::Listed(
-                    list.iter().map(|origin| origin.as_str().into()).collect(),
-                ),
-            },
+            origins: origins(&config.ws.allowed_origins),
+        }
+    }
+
+    fn origins(allowed: &config::AllowedOrigins) -> handshake::Origins {
+        match allowed {
+            config::AllowedOrigins::Any => handshake::Origins::Any,
+            config::AllowedOrigins::Listed(list) => handshake::Origins::Listed(boxed(list)),
+        }
+    }
+
+    fn boxed(list: &[String]) -> Vec<Box<str>> {
+        list.iter().map(|text| text.as_str().into()).collect()
+    }
+
+    fn served(config: &Config) -> Served {
+        Served {
+            domains: config.domains.keys().cloned().collect(),
+            any: config.fallback.is_some(),
+            default: config.default_domain.clone(),
+        }
+    }
+
+    fn features(config: &Config) -> FeatureRules {
+        FeatureRules {
+            strip_channel_binding: config.sasl.channel_binding == config::ChannelBinding::Strip,
+            strip_external: false,
+            strip_sm: false,
         }
     }
 
     pub(super) fn websocket(config: &Config) -> ws::Settings {
         let limits = &config.limits;
         ws::Settings {
-            served: Served {
-                domains: config.domains.keys().cloned().collect(),
-                any: config.fallback.is_some(),
-                default: config.default_domain.clone(),
-            },
+            served: served(config),
             client_xml: client_xml(config),
             server_xml: server_xml(config),
             frames: frame::FrameLimits {
@@ -295,11 +313,43 @@ mod convert {
             close_grace: config.upstream.close_grace,
             whitespace_keepalive: config.upstream.whitespace_keepalive.unwrap_or_default(),
             stamp_lang: config.ws.stamp_lang,
-            features: FeatureRules {
-                strip_channel_binding: config.sasl.channel_binding == config::ChannelBinding::Strip,
-                strip_external: false,
-                strip_sm: false,
-            },
+            features: features(config),
+        }
+    }
+
+    pub(super) fn bosh(config: &Config) -> bosh::Settings {
+        let (limits, bosh) = (&config.limits, &config.bosh);
+        bosh::Settings {
+            served: served(config),
+            client_xml: client_xml(config),
+            server_xml: server_xml(config),
+            body_bytes: limits.body_bytes,
+            body_elements: limits.body_elements,
+            wait_max: bosh.wait_max,
+            wait_default: bosh.wait_default,
+            hold_max: bosh.hold_max,
+            inactivity: bosh.inactivity,
+            polling_inactivity: bosh.polling_inactivity,
+            polling: bosh.polling,
+            maxpause: bosh.maxpause,
+            first_response_timeout: bosh.first_response_timeout,
+            linger: bosh.linger,
+            strict_overactivity: bosh.overactivity == config::Overactivity::Strict,
+            zombie: bosh.zombie,
+            // Section 0.1 of the catalogue; no one has a reason to choose others.
+            replay_responses: 32,
+            replay_bytes: 1 << 20,
+            response_elements: 256,
+            pending_bytes: limits.pending_bytes,
+            pending_stanzas: u32::try_from(limits.pending_stanzas).unwrap_or(u32::MAX),
+            unauthenticated_bytes: limits.unauthenticated_bytes,
+            unauthenticated_lifetime: limits.unauthenticated_lifetime,
+            close_grace: config.upstream.close_grace,
+            whitespace_keepalive: config.upstream.whitespace_keepalive.unwrap_or_default(),
+            features: features(config),
+            route_allow: boxed(&bosh.route_allow),
+            auto_restart: bosh.auto_restart,
+            accept_gzip: bosh.gzip,
         }
     }
 

@@ -589,7 +589,7 @@ struct Tree {
     declares: Option<(usize, usize)>,
     attribute: Option<usize>,
     text: &'static str,
-    children: Vec<Tree>,
+    children: Vec<Self>,
 }
 
 const PREFIXES: [&str; 4] = ["", "x:", "y:", "stream:"];
