@@ -20,7 +20,7 @@ use crate::http::admin::Admin;
 use crate::http::ws::Hook;
 use crate::http::{self, Routes};
 use crate::metrics::Metrics;
-use crate::proto::{bosh, ws};
+use crate::proto::ws;
 use crate::session::registry::Registry;
 use crate::session::worker::{Sessions, Shared, Worker};
 use crate::upstream::Connector;
@@ -255,36 +255,52 @@ impl Signals {
 
 /// From the configuration's words to each part's own.
 mod convert {
-    use std::time::Duration;
-
-    use super::{Config, bosh, ws};
+    use super::{Config, ws};
     use crate::config;
     use crate::proto::seam::FeatureRules;
     use crate::proto::stream::Served;
-    use crate::proto::{frame, handshake, xml};
+    use crate::proto::{bosh, frame, handshake, xml};
     use crate::upstream;
 
     pub(super) fn handshake(config: &Config) -> handshake::Settings {
         handshake::Settings {
             require_subprotocol: config.ws.require_subprotocol,
             require_origin: config.ws.require_origin,
-            origins: match &config.ws.allowed_origins {
-                config::AllowedOrigins::Any => handshake::Origins::Any,
-                config::AllowedOrigins::Listed(list) => handshake::Origins::Listed(
-                    list.iter().map(|origin| origin.as_str().into()).collect(),
-                ),
-            },
+            origins: origins(&config.ws.allowed_origins),
+        }
+    }
+
+    fn origins(allowed: &config::AllowedOrigins) -> handshake::Origins {
+        match allowed {
+            config::AllowedOrigins::Any => handshake::Origins::Any,
+            config::AllowedOrigins::Listed(list) => handshake::Origins::Listed(boxed(list)),
+        }
+    }
+
+    fn boxed(list: &[String]) -> Vec<Box<str>> {
+        list.iter().map(|text| text.as_str().into()).collect()
+    }
+
+    fn served(config: &Config) -> Served {
+        Served {
+            domains: config.domains.keys().cloned().collect(),
+            any: config.fallback.is_some(),
+            default: config.default_domain.clone(),
+        }
+    }
+
+    fn features(config: &Config) -> FeatureRules {
+        FeatureRules {
+            strip_channel_binding: config.sasl.channel_binding == config::ChannelBinding::Strip,
+            strip_external: false,
+            strip_sm: false,
         }
     }
 
     pub(super) fn websocket(config: &Config) -> ws::Settings {
         let limits = &config.limits;
         ws::Settings {
-            served: Served {
-                domains: config.domains.keys().cloned().collect(),
-                any: config.fallback.is_some(),
-                default: config.default_domain.clone(),
-            },
+            served: served(config),
             client_xml: client_xml(config),
             server_xml: server_xml(config),
             frames: frame::FrameLimits {
@@ -302,47 +318,43 @@ mod convert {
             close_grace: config.upstream.close_grace,
             whitespace_keepalive: config.upstream.whitespace_keepalive.unwrap_or_default(),
             stamp_lang: config.ws.stamp_lang,
-            features: FeatureRules {
-                strip_channel_binding: config.sasl.channel_binding == config::ChannelBinding::Strip,
-                strip_external: false,
-                strip_sm: false,
-            },
+            features: features(config),
         }
     }
 
     pub(super) fn bosh(config: &Config) -> bosh::Settings {
-        let limits = &config.limits;
-        let shared = websocket(config);
+        let (limits, bosh) = (&config.limits, &config.bosh);
         bosh::Settings {
-            served: shared.served,
-            client_xml: shared.client_xml,
-            server_xml: shared.server_xml,
-            body_bytes: limits.element_bytes + 4096,
-            body_elements: 256,
-            wait_max: Duration::from_secs(55),
-            wait_default: Duration::from_secs(55),
-            hold_max: 1,
-            inactivity: Duration::from_secs(75),
-            polling_inactivity: Duration::from_secs(120),
-            polling: Duration::from_secs(5),
-            maxpause: Duration::from_secs(120),
-            first_response_timeout: Duration::from_secs(10),
-            linger: Duration::from_millis(10),
-            strict_overactivity: false,
-            zombie: Duration::from_secs(75),
+            served: served(config),
+            client_xml: client_xml(config),
+            server_xml: server_xml(config),
+            body_bytes: limits.body_bytes,
+            body_elements: limits.body_elements,
+            wait_max: bosh.wait_max,
+            wait_default: bosh.wait_default,
+            hold_max: bosh.hold_max,
+            inactivity: bosh.inactivity,
+            polling_inactivity: bosh.polling_inactivity,
+            polling: bosh.polling,
+            maxpause: bosh.maxpause,
+            first_response_timeout: bosh.first_response_timeout,
+            linger: bosh.linger,
+            strict_overactivity: bosh.overactivity == config::Overactivity::Strict,
+            zombie: bosh.zombie,
+            // Section 0.1 of the catalogue; no one has a reason to choose others.
             replay_responses: 32,
             replay_bytes: 1 << 20,
             response_elements: 256,
-            pending_bytes: shared.pending_bytes,
-            pending_stanzas: shared.pending_stanzas,
-            unauthenticated_bytes: shared.unauthenticated_bytes,
-            unauthenticated_lifetime: shared.unauthenticated_lifetime,
-            close_grace: shared.close_grace,
-            whitespace_keepalive: shared.whitespace_keepalive,
-            features: shared.features,
-            route_allow: Vec::new(),
-            auto_restart: false,
-            accept_gzip: false,
+            pending_bytes: limits.pending_bytes,
+            pending_stanzas: u32::try_from(limits.pending_stanzas).unwrap_or(u32::MAX),
+            unauthenticated_bytes: limits.unauthenticated_bytes,
+            unauthenticated_lifetime: limits.unauthenticated_lifetime,
+            close_grace: config.upstream.close_grace,
+            whitespace_keepalive: config.upstream.whitespace_keepalive.unwrap_or_default(),
+            features: features(config),
+            route_allow: boxed(&bosh.route_allow),
+            auto_restart: bosh.auto_restart,
+            accept_gzip: bosh.gzip,
         }
     }
 

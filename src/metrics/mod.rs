@@ -4,12 +4,16 @@
 //! enums, so their number is known when the program is compiled; no sid, JID, address, domain or
 //! free text is ever one (SEC-15).
 
+mod bosh;
+
 use std::sync::Arc;
 
 use prometheus::{
     Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
 };
+
+pub use bosh::{BoshMetrics, OpenGuard, Refusal};
 
 use crate::proto::fault::Fault;
 use crate::proto::stream::Flow;
@@ -128,6 +132,8 @@ impl TransportMetrics {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
+    /// What only BOSH has.
+    pub bosh: BoshMetrics,
     transports: [TransportMetrics; 3],
     upgrades: [IntCounter; 5],
     upstream_connects: IntCounterVec,
@@ -259,7 +265,9 @@ impl Metrics {
                 to_client: direction(transport, "to_client"),
             }
         });
+        let bosh = BoshMetrics::register(&registry)?;
         Ok(Arc::new(Self {
+            bosh,
             transports,
             upgrades: Upgrade::ALL.map(|outcome| upgrades.with_label_values(&[outcome.label()])),
             upstream_connects,

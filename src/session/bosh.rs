@@ -230,7 +230,7 @@ impl<M: Driven> Run<M> {
             };
             let (_, sender) = self.open.remove(at);
             if sender.send(reply).is_ok() {
-                self.count_answer(why);
+                self.worker.shared.metrics.bosh.responded(why);
             } else {
                 untaken = true;
                 self.machine.handle(Event::Gone { id }, out, now);
@@ -283,11 +283,10 @@ impl<M: Driven> Run<M> {
     // ---- accounts ----------------------------------------------------------------------------
 
     fn count(&self, out: &mut Out) {
-        let (tally, _counts) = (std::mem::take(&mut out.tally), std::mem::take(&mut out.counts));
+        let (tally, counts) = (std::mem::take(&mut out.tally), std::mem::take(&mut out.counts));
         self.worker.shared.count(Some(Transport::Bosh), &tally);
+        self.worker.shared.metrics.bosh.count(&counts);
     }
-
-    fn count_answer(&self, _why: crate::proto::bosh::Why) {}
 
     fn account(&mut self, now: Instant) {
         if std::mem::replace(&mut self.accounted, true) {
