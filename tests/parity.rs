@@ -714,6 +714,6 @@ async fn gateway_stopped(place: Place) -> Result {
     Ok(())
 }
 
-fn ping() -> String {
+pub(crate) fn ping() -> String {
     format!("<ping xmlns=\"{}\"/>", ns::PING)
 }
