@@ -55,8 +55,11 @@ const BOSH: Suite = Suite::Npm(&[
     ("stanza", Transport::Bosh),
 ]);
 
-/// The rows of the two tables: what runs over WebSocket alone, and with BOSH.
-const TABLES: [(&str, &str, &[(&str, Suite)]); 2] = [
+/// The name of a table, what its columns begin with, and what fills it.
+type Rows = (&'static str, &'static str, &'static [(&'static str, Suite)]);
+
+/// What runs over WebSocket alone, and with BOSH.
+const TABLES: [Rows; 2] = [
     ("clients", "ws", &[("npm clients", WEBSOCKET)]),
     (
         "clients-bosh",

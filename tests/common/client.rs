@@ -433,7 +433,10 @@ impl Client {
         self.make_room().await?;
         match &mut self.carrier {
             Carrier::WebSocket(socket) => socket.send_text(xml).await,
-            Carrier::Bosh(bosh) => bosh.post("", xml).await,
+            Carrier::Bosh(bosh) => {
+                let posted = bosh.post("", xml).await;
+                posted.with_context(|| self.transcript())
+            }
         }
     }
 

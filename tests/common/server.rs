@@ -393,6 +393,9 @@ listen:
       /bosh: mod_bosh
 auth_method: [internal]
 auth_password_format: plain
+max_fsm_queue: 1000000
+shaper_rules:
+  max_user_offline_messages: infinity
 access_rules:
   everyone:
     allow: all
