@@ -25,6 +25,10 @@ use crate::session::registry::Registry;
 use crate::session::worker::{Sessions, Shared, Worker};
 use crate::upstream::Connector;
 
+/// How long requests without a session may take to be answered when all sessions have ended: a body
+/// that is still coming in has no claim to more.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
+
 /// Runs the gateway until a signal has ended it. Returns once every session is over, or when
 /// `drain.timeout` has passed.
 ///
@@ -71,7 +75,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
 
     let mut signals = Signals::new().context("listening for signals")?;
     let admin = match config.admin.address {
-        Some(address) => Some(start_admin(address, metrics, Arc::clone(&sessions))?),
+        Some(address) => Some(start_admin(address, Arc::clone(&metrics), Arc::clone(&sessions))?),
         None => None,
     };
     let public = start_public(&config, &shared, &routes)?;
@@ -84,7 +88,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     public.refuse_connections();
     sessions.drain();
     let ended = tokio::select! {
-        ended = drained(&sessions, config.drain.timeout) => ended,
+        ended = until(config.drain.timeout, || sessions.open() == 0) => ended,
         cause = signals.next() => {
             warn!(signal = cause, "second signal: not waiting for the sessions");
             false
@@ -93,6 +97,8 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     if !ended {
         warn!(sessions = sessions.open(), "sessions cut off at the end of drain.timeout");
     }
+    // What ended the BOSH sessions is on its way to their clients.
+    until(ANSWER_PATIENCE, || metrics.bosh.open.get() <= 0).await;
     handle.stop(false).await;
     if let Some(admin) = admin {
         admin.stop(false).await;
@@ -101,15 +107,15 @@ async fn serve(config: Config) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Waits until no session is left; false if `timeout` passed first.
-async fn drained(sessions: &Sessions, timeout: Duration) -> bool {
-    let all = async {
+/// Waits until it is so; false if `timeout` passed first.
+async fn until(timeout: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    let wait = async {
         let mut tick = tokio::time::interval(Duration::from_millis(20));
-        while sessions.open() > 0 {
+        while !is_so() {
             tick.tick().await;
         }
     };
-    tokio::time::timeout(timeout, all).await.is_ok()
+    tokio::time::timeout(timeout, wait).await.is_ok()
 }
 
 /// A server that runs in the background.
