@@ -17,6 +17,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::Config;
 use crate::http::admin::Admin;
+use crate::http::bosh::Face;
 use crate::http::ws::Hook;
 use crate::http::{self, Routes};
 use crate::metrics::Metrics;
@@ -71,7 +72,7 @@ async fn serve(config: Config) -> anyhow::Result<()> {
         stall_timeout: config.limits.stall_timeout,
         sessions: Arc::clone(&sessions),
     };
-    let routes = Routes::new(&config.ws.paths, convert::handshake(&config));
+    let routes = Routes::new(&config.ws.paths, &config.bosh.paths, convert::handshake(&config));
 
     let mut signals = Signals::new().context("listening for signals")?;
     let admin = match config.admin.address {
@@ -145,6 +146,11 @@ impl Running {
     }
 }
 
+/// Bytes of answers that actix gathers before it writes. It takes the next pipelined request once
+/// the answer before fits in here, written or not (see BOSH-50): so little more than the head of an
+/// answer, which should leave in one piece with a short body.
+const WRITE_BUFFER: usize = 512;
+
 fn start_public(config: &Config, shared: &Shared, routes: &Routes) -> anyhow::Result<Running> {
     let workers = config
         .listen
@@ -157,6 +163,7 @@ fn start_public(config: &Config, shared: &Shared, routes: &Routes) -> anyhow::Re
         .disable_signals();
     // Every worker numbers its sessions from a range of its own.
     let ranges = Arc::new(AtomicU64::new(1));
+    let face = Arc::new(convert::face(config));
     let mut listeners = Vec::new();
     for &address in &config.listen.addresses {
         let listener = bind(address, config.listen.backlog)?;
@@ -165,7 +172,9 @@ fn start_public(config: &Config, shared: &Shared, routes: &Routes) -> anyhow::Re
         info!(%address, "listening");
         let (shared, routes) = (shared.clone(), routes.clone());
         let ranges = Arc::clone(&ranges);
+        let face = Arc::clone(&face);
         let (keep_alive, head_timeout) = (config.listen.keep_alive, config.listen.head_timeout);
+        let close_grace = config.upstream.close_grace;
         builder = builder.listen(format!("public {address}"), listener, move || {
             let range = ranges.fetch_add(1, Ordering::Relaxed);
             let hook = Rc::new(Hook {
@@ -173,7 +182,8 @@ fn start_public(config: &Config, shared: &Shared, routes: &Routes) -> anyhow::Re
                 routes: Rc::new(routes.clone()),
             });
             let routes = Rc::clone(&hook.routes);
-            let app = App::new().configure(http::configure(routes));
+            let face = Face { worker: Rc::clone(&hook.worker), settings: Arc::clone(&face) };
+            let app = App::new().configure(http::configure(routes, face));
             let upgrade = fn_factory(move || {
                 let hook = Rc::clone(&hook);
                 async move {
@@ -188,7 +198,11 @@ fn start_public(config: &Config, shared: &Shared, routes: &Routes) -> anyhow::Re
             HttpService::build()
                 .keep_alive(KeepAlive::Timeout(keep_alive))
                 .client_request_timeout(head_timeout)
+                // BOSH-06, WS-44: what a refused client still sends is thrown away so long.
+                .client_disconnect_timeout(close_grace)
+                // BOSH-51.
                 .h1_allow_half_closed(false)
+                .h1_write_buffer_size(WRITE_BUFFER)
                 .tcp_nodelay(true)
                 .local_addr(address)
                 .upgrade(upgrade)
@@ -261,7 +275,7 @@ impl Signals {
 
 /// From the configuration's words to each part's own.
 mod convert {
-    use super::{Config, ws};
+    use super::{Config, http, ws};
     use crate::config;
     use crate::proto::seam::FeatureRules;
     use crate::proto::stream::Served;
@@ -325,6 +339,18 @@ mod convert {
             whitespace_keepalive: config.upstream.whitespace_keepalive.unwrap_or_default(),
             stamp_lang: config.ws.stamp_lang,
             features: features(config),
+        }
+    }
+
+    pub(super) fn face(config: &Config) -> http::bosh::Settings {
+        let bosh = &config.bosh;
+        http::bosh::Settings {
+            origins: origins(&bosh.allowed_origins),
+            allowed_headers: boxed(&bosh.allowed_headers),
+            body_timeout: bosh.body_timeout,
+            gzip: bosh.gzip,
+            legacy_unknown: bosh.legacy_unknown == config::LegacyUnknown::Http,
+            strangers: config.limits.unknown_sids_per_minute.map(http::bosh::Strangers::new),
         }
     }
 

@@ -138,7 +138,7 @@ pub struct Bosh {
     pub allowed_origins: AllowedOrigins,
     /// SEC-02: request headers that pages may send besides `Content-Type`; lower case.
     pub allowed_headers: Vec<String>,
-    /// SEC-18: the time from the first byte of a request's body to its last.
+    /// SEC-18: the time for a request's body, besides a second for each KiB that came.
     pub body_timeout: Duration,
     /// BOSH-25: the only values of `route` that are let pass, as `host:port`; empty ignores it.
     pub route_allow: Vec<String>,

@@ -164,7 +164,7 @@ impl Drop for Permit {
 }
 
 /// What counts as one address: an IPv4 address, or the /64 that one IPv6 customer has (SEC-16).
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let prefix = address.to_bits() & !u128::from(u64::MAX);
