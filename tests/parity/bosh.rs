@@ -592,8 +592,11 @@ async fn key_sequence(place: Place) -> Result {
         body.expect_terminate(Some(condition)).with_context(|| attributes)?;
     }
     let mut session = keyed(K[3].to_owned()).await?;
-    let mut held = session.next(&key(K[2]), "").await?;
-    let mut forged = session.post(held.rid, &key(K[1]), "").await?;
+    let mut first = session.next(&key(K[2]), "").await?;
+    let mut held = session.next(&key(K[1]), "").await?;
+    // So the second is held, and the forged one comes after it.
+    ensure_empty(&first.body().await?).context("BOSH-37")?;
+    let mut forged = session.post(held.rid, &key(K[2]), "").await?;
     forged.body().await?.expect_terminate(Some("item-not-found")).context("BOSH-83")?;
     held.body().await?.expect_terminate(Some("other-request")).context("BOSH-76")?;
     let mut plain = Session::create(&url, server.domain()).await?;
