@@ -6,11 +6,26 @@
 //! is something to say; a session without an open request lives for `inactivity`; `pause` asks for
 //! more of that, up to `maxpause`.
 //!
-//! [`body`] reads and writes `<body/>`, [`sid`] names sessions, [`session`] is the machine.
+//! [`body`] reads `<body/>`, [`response`] writes it, [`sid`] names sessions, [`session`] is the
+//! machine. Its rooms: `create` judges the request that makes a session, `request` takes all later
+//! ones in rid order, `server` what the server says, `core` decides which request is answered when
+//! and with what, `ending` ends it. They rest on `window` (rids and kept responses), `queue` (what
+//! waits for the client) and `keys` (XEP-0124 §15).
 
 pub mod body;
+mod core;
+mod create;
+mod ending;
+mod keys;
+mod queue;
+mod request;
+pub mod response;
+mod server;
 pub mod session;
 pub mod sid;
+#[cfg(test)]
+mod tests;
+mod window;
 
 use std::time::Duration;
 
@@ -115,6 +130,28 @@ pub enum Condition {
     SystemShutdown,
     /// `undefined-condition`
     UndefinedCondition,
+}
+
+impl Condition {
+    /// The word on the wire.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::BadRequest => "bad-request",
+            Self::HostGone => "host-gone",
+            Self::HostUnknown => "host-unknown",
+            Self::ImproperAddressing => "improper-addressing",
+            Self::InternalServerError => "internal-server-error",
+            Self::ItemNotFound => "item-not-found",
+            Self::OtherRequest => "other-request",
+            Self::PolicyViolation => "policy-violation",
+            Self::RemoteConnectionFailed => "remote-connection-failed",
+            Self::RemoteStreamError => "remote-stream-error",
+            Self::SeeOtherUri => "see-other-uri",
+            Self::SystemShutdown => "system-shutdown",
+            Self::UndefinedCondition => "undefined-condition",
+        }
+    }
 }
 
 /// Why a response was sent; the label `why` of its counter.

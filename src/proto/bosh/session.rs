@@ -8,8 +8,9 @@ use super::super::c2s::OpenRequest;
 use super::super::fault::Fault;
 use super::super::item::{Item, StreamHeader};
 use super::super::stream::{ServerSide, Tally};
-use super::super::xml::Scratch;
+use super::super::xml::{ItemReader, Policy, Scratch};
 use super::body::Body;
+use super::core::{ClientSide, Core};
 use super::sid::Sid;
 use super::{Reply, RequestId, Settings, Why};
 
@@ -110,7 +111,10 @@ pub struct Counts {
 
 /// A client and its stream.
 #[derive(Debug)]
-pub struct Session {}
+pub struct Session {
+    reader: ItemReader,
+    core: Core,
+}
 
 impl Session {
     /// A session made by `body`, whose request `id` is open until the features have come or
@@ -119,77 +123,143 @@ impl Session {
     /// # Errors
     /// The answer to a request that makes none (BOSH-13, BOSH-31, BOSH-69).
     pub fn create(
-        _settings: Arc<Settings>,
-        _sid: Sid,
-        _id: RequestId,
-        _body: Body,
-        _now: Instant,
+        settings: Arc<Settings>,
+        sid: Sid,
+        id: RequestId,
+        body: Body,
+        now: Instant,
     ) -> Result<Self, (Fault, Reply)> {
-        unimplemented!("to be written")
+        let reader = ItemReader::new(settings.server_xml, Policy::Tolerant);
+        Ok(Self { reader, core: Core::create(settings, sid, id, body, now)? })
     }
 
     /// Takes one event. Responses to what the server said are held back until [`Event::Flush`], so
     /// that all of one wake-up shares a body.
-    pub fn handle(&mut self, _event: Event<'_>, _out: &mut Out, _now: Instant) {
-        unimplemented!("to be written")
+    pub fn handle(&mut self, event: Event<'_>, out: &mut Out, now: Instant) {
+        let core = &mut self.core;
+        match event {
+            Event::Request { id, body } => core.request(id, body, out, now),
+            Event::Unreadable { id, rid, fault } => core.unreadable(id, rid, fault, out, now),
+            Event::Gone { id } => core.gone(id, out, now),
+            Event::Connected { header, secure, identified } => {
+                if core.server == ServerSide::Connecting {
+                    let scope = header.scope.clone();
+                    self.reader =
+                        ItemReader::with_scope(core.settings.server_xml, Policy::Tolerant, scope);
+                    core.connected(header, secure, identified, out, now);
+                }
+            }
+            Event::ConnectFailed => {
+                if core.server == ServerSide::Connecting {
+                    core.server = ServerSide::Absent;
+                    core.request = None;
+                    core.fail(Fault::ServerUnreachable, None, out, now);
+                }
+            }
+            Event::Server(item) => {
+                if core.takes_items() {
+                    core.server_item(item, out, now);
+                }
+            }
+            Event::ServerBroken => {
+                if core.takes_items() {
+                    core.server_broken(out, now);
+                }
+            }
+            Event::ServerGone => core.server_gone(out, now),
+            Event::ServerStalled => core.server_stalled(out, now),
+            Event::Deadline => core.tick(out, now),
+            Event::Flush => core.flush(out, now),
+            Event::Drain => core.drain(out, now),
+        }
+        self.settle(now);
     }
 
     /// Takes bytes of the server, as many as there is room for; the rest stays in `input`.
     pub fn server_bytes(
         &mut self,
-        _scratch: &mut Scratch,
-        _input: &mut &[u8],
-        _out: &mut Out,
-        _now: Instant,
+        scratch: &mut Scratch,
+        input: &mut &[u8],
+        out: &mut Out,
+        now: Instant,
     ) {
-        unimplemented!("to be written")
+        self.core.last_upstream = now;
+        while !input.is_empty() && self.wants_server() {
+            if !self.core.takes_items() {
+                // Nobody is left to read it; only the end of the connection is awaited.
+                *input = &[];
+                break;
+            }
+            match self.reader.next(scratch, input) {
+                Ok(None) => break,
+                Ok(Some(item)) => self.core.server_item(item, out, now),
+                Err(_) => {
+                    *input = &[];
+                    self.core.server_broken(out, now);
+                }
+            }
+            self.settle(now);
+        }
+        self.settle(now);
+    }
+
+    /// What has to be in step after every event.
+    fn settle(&mut self, now: Instant) {
+        if std::mem::take(&mut self.core.reader_due) {
+            self.reader.reset();
+        }
+        self.core.mind_idleness(now);
     }
 
     /// The stream the client asked for; given once, when the connection has to be made.
     pub fn take_request(&mut self) -> Option<Box<OpenRequest>> {
-        unimplemented!("to be written")
+        self.core.request.take()
     }
 
     /// What to do with the server's connection.
     #[must_use]
     pub fn server(&self) -> ServerSide {
-        unimplemented!("to be written")
+        self.core.server
     }
 
     /// Whether input of the server is taken now: there is room in the queue, and the stream stands.
     #[must_use]
     pub fn wants_server(&self) -> bool {
-        unimplemented!("to be written")
+        let stands = matches!(
+            self.core.server,
+            ServerSide::Open | ServerSide::Closing(_) | ServerSide::Finishing(_)
+        );
+        stands && (self.core.has_room() || !self.core.hears())
     }
 
     /// When [`Event::Deadline`] is due.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        unimplemented!("to be written")
+        self.core.deadline()
     }
 
     /// Why the session ends, once it does.
     #[must_use]
     pub fn ended(&self) -> Option<Fault> {
-        unimplemented!("to be written")
+        self.core.ended
     }
 
     /// The session has ended towards the client and the server, and only keeps its condition for
     /// the next request until its deadline (BOSH-77).
     #[must_use]
     pub fn is_zombie(&self) -> bool {
-        unimplemented!("to be written")
+        matches!(self.core.client, ClientSide::Zombie { .. }) && self.core.server_is_done()
     }
 
     /// Nothing is left to do: the sid is unknown from now on (BOSH-66).
     #[must_use]
     pub fn is_over(&self) -> bool {
-        unimplemented!("to be written")
+        matches!(self.core.client, ClientSide::Gone) && self.core.server_is_done()
     }
 
     /// Bytes kept for the client and the server, for the memory account.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        unimplemented!("to be written")
+        self.core.held_bytes() + self.reader.held_bytes()
     }
 }
