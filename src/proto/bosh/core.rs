@@ -59,6 +59,8 @@ pub(super) struct Core {
     pub(super) keys: Option<Chain>,
     pub(super) queue: Queue,
     pub(super) assigned: Assigned,
+    /// The rid whose response was reported as missed last (BOSH-55).
+    pub(super) reported: u64,
     pub(super) previous: Previous,
     pub(super) created: Instant,
     pub(super) last_upstream: Instant,

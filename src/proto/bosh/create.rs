@@ -63,6 +63,7 @@ impl Core {
             keys,
             queue: Queue::default(),
             assigned: Assigned::default(),
+            reported: 0,
             previous: Previous { rid: body.rid, arrived: now, is_empty: false },
             created: now,
             last_upstream: now,

@@ -314,7 +314,13 @@ impl Core {
                 };
                 let age = now.saturating_duration_since(answered.sent);
                 let time = u64::try_from(age.as_millis()).unwrap_or(u64::MAX);
-                return (age >= REPORT_AFTER).then_some(Role::Report(missed, time));
+                // Once: a client that does not ask for it again would have all its requests
+                // answered at once for ever.
+                if age < REPORT_AFTER || self.reported == missed {
+                    return None;
+                }
+                self.reported = missed;
+                return Some(Role::Report(missed, time));
             }
             // BOSH-56.
             Some(Ack::Rid(_) | Ack::Nonsense) => counts.bad_acks += 1,
