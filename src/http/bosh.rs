@@ -22,7 +22,6 @@ use std::time::Duration;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
-use bytes::Bytes;
 use tokio::sync::oneshot;
 use tracing::{debug, warn};
 
@@ -30,7 +29,8 @@ use self::intake::{Coding, Failure};
 pub use self::strangers::Strangers;
 use crate::metrics::Refusal;
 use crate::proto::bosh::body::{self, Body, Unreadable};
-use crate::proto::bosh::{Condition, Content, Reply};
+use crate::proto::bosh::{Content, Reply, response};
+use crate::proto::fault::Fault;
 use crate::proto::handshake::Origins;
 use crate::session::bosh::create;
 use crate::session::registry::{Exchange, Refused};
@@ -140,7 +140,7 @@ impl Face {
                 Ok(reply) => self.reply(&client, reply),
                 Err(_) => {
                     self.count(&client, Refusal::Dropped);
-                    self.reply(&client, refusal(Condition::InternalServerError))
+                    self.reply(&client, refusal(Fault::Bug))
                 }
             },
             Err((why, reply)) => {
@@ -179,13 +179,13 @@ impl Face {
             }
             Ok(body) => body,
             Err(_) => {
-                return Err((Refusal::Unreadable, Some(self.unknown(Condition::BadRequest))));
+                return Err((Refusal::Unreadable, Some(self.unknown(Fault::BadBody))));
             }
         };
         let Some(permit) = shared.sessions.admit(peer.map(|peer| peer.ip())) else {
             if shared.sessions.is_draining() {
                 // BOSH-74: the client has to find another place, not to wait for this one.
-                return Err((Refusal::Drain, Some(refusal(Condition::SystemShutdown))));
+                return Err((Refusal::Drain, Some(refusal(Fault::Drain))));
             }
             if let Some(held_back) = self.worker.overload_warnings.admit(clock()) {
                 let sessions = shared.sessions.open();
@@ -208,22 +208,13 @@ impl Face {
         if too_many {
             (Refusal::Stranger, None)
         } else {
-            (Refusal::UnknownSid, Some(self.unknown(Condition::ItemNotFound)))
+            (Refusal::UnknownSid, Some(self.unknown(Fault::UnknownSid)))
         }
     }
 
-    /// BOSH-79: a refusal by what `bosh.legacy_unknown` says.
-    fn unknown(&self, condition: Condition) -> Reply {
-        let status = match condition {
-            Condition::BadRequest => 400,
-            Condition::ItemNotFound => 404,
-            _ => 200,
-        };
-        if self.settings.legacy_unknown && status != 200 {
-            Reply { status, content: Content::TextXml, body: Bytes::new(), compressible: false }
-        } else {
-            refusal(condition)
-        }
+    /// BOSH-79: a refusal where the mode is not known, by what `bosh.legacy_unknown` says.
+    fn unknown(&self, fault: Fault) -> Reply {
+        response::refusal(fault, self.settings.legacy_unknown, Content::default())
     }
 
     /// The answer to a request whose body was not read to its end. The session it belongs to, if
@@ -346,28 +337,9 @@ impl Face {
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const LATER: &str = "There is no room now: please try again later.\n";
 
-/// A terminal condition outside of any session; the same bytes each time (BOSH-70).
-fn refusal(condition: Condition) -> Reply {
-    let body: &'static [u8] = match condition {
-        Condition::BadRequest => {
-            b"<body type='terminate' condition='bad-request' \
-              xmlns='http://jabber.org/protocol/httpbind'/>"
-        }
-        Condition::ItemNotFound => {
-            b"<body type='terminate' condition='item-not-found' \
-              xmlns='http://jabber.org/protocol/httpbind'/>"
-        }
-        Condition::SystemShutdown => {
-            b"<body type='terminate' condition='system-shutdown' \
-              xmlns='http://jabber.org/protocol/httpbind'/>"
-        }
-        _ => {
-            b"<body type='terminate' condition='internal-server-error' \
-              xmlns='http://jabber.org/protocol/httpbind'/>"
-        }
-    };
-    let body = Bytes::from_static(body);
-    Reply { status: 200, content: Content::TextXml, body, compressible: false }
+/// The end of what is no session, or of one that has failed (BOSH-70).
+fn refusal(fault: Fault) -> Reply {
+    response::refusal(fault, false, Content::default())
 }
 
 /// RFC 9110 §12.5.3: whether the client takes gzip. One that says nothing is not asked to.
@@ -408,23 +380,6 @@ mod tests {
         for no in [&[][..], &["br"], &["gzip;q=0"], &["identity", "gzip; q=0.0, *"], &["gzip;q=x"]]
         {
             assert!(!takes(no), "{no:?}");
-        }
-    }
-
-    /// BOSH-70: what a guesser gets for a wrong sid tells nothing.
-    #[test]
-    fn refusals_are_terminal_bodies() {
-        for (condition, name) in [
-            (Condition::BadRequest, "bad-request"),
-            (Condition::ItemNotFound, "item-not-found"),
-            (Condition::SystemShutdown, "system-shutdown"),
-            (Condition::InternalServerError, "internal-server-error"),
-        ] {
-            let want = format!(
-                "<body type='terminate' condition='{name}' \
-                 xmlns='http://jabber.org/protocol/httpbind'/>"
-            );
-            assert_eq!(refusal(condition).body, want);
         }
     }
 }

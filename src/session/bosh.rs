@@ -28,7 +28,7 @@ use super::worker::{Buffers, Permit, Worker};
 use crate::metrics::Transport;
 use crate::proto::bosh::body::{Body, Unreadable};
 use crate::proto::bosh::session::{Event, Out, Respond, Session};
-use crate::proto::bosh::{Content, Reply, RequestId};
+use crate::proto::bosh::{Content, Reply, RequestId, response};
 use crate::proto::fault::Fault;
 use crate::proto::stream::ServerSide;
 use crate::proto::xml::Scratch;
@@ -52,7 +52,7 @@ pub fn create(
     let shared = &worker.shared;
     let sid = shared.registry.new_sid().map_err(|fault| {
         error!(%fault, "the system gives no random bytes");
-        refusal("internal-server-error")
+        refusal(Fault::Bug)
     })?;
     let machine =
         Session::create(shared.bosh.clone(), sid, FIRST, body, now).map_err(|(fault, reply)| {
@@ -64,8 +64,7 @@ pub fn create(
             reply
         })?;
     // A sid of 160 random bits that is taken is none: the system's randomness is broken.
-    let (place, mailbox) =
-        shared.registry.insert(sid).ok_or_else(|| refusal("internal-server-error"))?;
+    let (place, mailbox) = shared.registry.insert(sid).ok_or_else(|| refusal(Fault::Bug))?;
     let (run, answer) = Run::new(Rc::clone(worker), machine, (place, mailbox), permit, peer, now);
     actix_rt::spawn(run);
     Ok(answer)
@@ -277,7 +276,7 @@ impl<M: Driven> Run<M> {
             self.link = ServerLink::new();
             self.account(now);
         }
-        self.place.as_mut().is_some_and(Registered::to_zombie)
+        self.place.as_mut().is_some_and(Registered::die)
     }
 
     // ---- accounts ----------------------------------------------------------------------------
@@ -295,6 +294,7 @@ impl<M: Driven> Run<M> {
         // A session dropped alive is one of a worker that was stopped.
         let alive = if std::thread::panicking() { Fault::Bug } else { Fault::Drain };
         let fault = self.machine.ended().unwrap_or(alive);
+        self.worker.shared.metrics.bosh.terminated(fault.condition());
         self.worker.session_ended(&self.span, Transport::Bosh, fault, self.opened, now);
     }
 }
@@ -415,22 +415,18 @@ impl<M: Driven> Drop for Run<M> {
         self.place = None;
         self.mailbox.close();
         while let Ok(exchange) = self.mailbox.try_recv() {
-            let _ = exchange.reply.send(refusal("item-not-found"));
+            let _ = exchange.reply.send(refusal(Fault::UnknownSid));
         }
         for (_, reply) in self.open.drain(..) {
-            let _ = reply.send(refusal("internal-server-error"));
+            let _ = reply.send(refusal(Fault::Bug));
         }
         self.account(clock());
     }
 }
 
 /// The answer to a request that no machine answers.
-fn refusal(condition: &str) -> Reply {
-    let body = format!(
-        "<body xmlns='http://jabber.org/protocol/httpbind' type='terminate' \
-         condition='{condition}'/>"
-    );
-    Reply { status: 200, content: Content::TextXml, body: body.into(), compressible: true }
+fn refusal(fault: Fault) -> Reply {
+    response::refusal(fault, false, Content::default())
 }
 
 #[cfg(test)]

@@ -158,7 +158,7 @@ pub(crate) struct Registered {
 impl Registered {
     /// The session is dead and stays only to say why (BOSH-77); false if there are enough of those.
     #[must_use]
-    pub(crate) fn to_zombie(&mut self) -> bool {
+    pub(crate) fn die(&mut self) -> bool {
         let limit = self.registry.zombie_limit;
         if !self.is_zombie {
             self.is_zombie = self
@@ -268,11 +268,11 @@ mod tests {
         let registry = Arc::new(Registry::new(1).unwrap());
         let place = || registry.insert(registry.new_sid().unwrap()).unwrap().0;
         let (mut one, mut two) = (place(), place());
-        assert!(one.to_zombie());
-        assert!(one.to_zombie(), "it is one already");
-        assert!(!two.to_zombie());
+        assert!(one.die());
+        assert!(one.die(), "it is one already");
+        assert!(!two.die());
         drop(one);
-        assert!(two.to_zombie());
+        assert!(two.die());
         drop(two);
         assert_eq!(registry.zombies.load(Ordering::Acquire), 0);
     }
