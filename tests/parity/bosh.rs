@@ -370,17 +370,18 @@ async fn held_request_cut(place: Place) -> Result {
     let mut lost = two.session.next("", "").await?;
     lost.stays_open(A_WHILE).await?;
     lost.cut(Cut::Fin)?;
-    two.settle().await?;
+    // Nothing tells that it was noticed; until then an answer would be on its way (BOSH-50).
+    sleep(A_WHILE).await;
     two.friend_says("one").await?;
     two.settle().await?;
-    let next = two.session.ask("", "").await?;
+    let next = two.session.ask("", "").await.context("BOSH-48")?;
     ensure!(next.messages() == ["one"], "BOSH-48: {}", next.text);
     ensure_empty(&two.session.repeat(&lost).await?.body().await?).context("BOSH-48")?;
 
     let mut lost = two.session.next("", "").await?;
     lost.stays_open(A_WHILE).await?;
     lost.cut(Cut::Reset)?;
-    two.settle().await?;
+    sleep(A_WHILE).await;
     let mut again = two.session.repeat(&lost).await?;
     again.stays_open(A_WHILE).await?;
     let mut newest = two.session.repeat(&lost).await?;
