@@ -369,7 +369,8 @@ impl Core {
 
     fn say_failure(&mut self, namespace: &str, condition: &str) {
         self.queue.push(Kind::Other, |bytes| {
-            for part in ["<failure xmlns=\"", namespace, "\">", condition, "</failure>"] {
+            let (middle, end) = if condition.is_empty() { ("/>", "") } else { (">", "</failure>") };
+            for part in ["<failure xmlns=\"", namespace, "\"", middle, condition, end] {
                 bytes.extend_from_slice(part.as_bytes());
             }
         });

@@ -19,7 +19,7 @@ use super::super::item::{Item, StreamHeader};
 use super::super::seam::FeatureRules;
 use super::super::stream::{Note, Served, ServerSide, Tally};
 use super::super::xml::{self, ItemReader, Limits, Message, Policy, Scope, Scratch};
-use super::body::{Ack, Body, Creation, Keys, NotANumber, Part, Payload, Restart};
+use super::body::{Ack, Body, Creation, NotANumber, Part, Payload, Restart};
 use super::session::{Counts, Event, Out, Session};
 use super::sid::Sid;
 use super::{RequestId, Settings, Why};
@@ -253,11 +253,6 @@ impl Rig {
         rig.counts = Counts::default();
         rig.tally = Tally::default();
         rig
-    }
-
-    fn after(&mut self, time: Duration) -> Vec<Got> {
-        self.now += time;
-        self.handle(Event::Deadline)
     }
 
     /// Goes to `time` after the creation, stopping at each deadline.
