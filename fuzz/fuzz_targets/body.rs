@@ -46,7 +46,8 @@ fuzz_target!(|bytes: &[u8]| {
     stream.extend_from_slice(b"</s:stream>");
     let (upstream, count) = seen(&stream);
     assert_eq!(count, payload.parts.len());
-    assert_eq!(upstream, seen(bytes).0);
+    // Nor does it take white space before the root, which XML 1.0 allows.
+    assert_eq!(upstream, seen(bytes.trim_ascii_start()).0);
 });
 
 /// Everything inside the root, one line an event, and how many children the root has. No namespace

@@ -1,6 +1,6 @@
 //! The face of BOSH: `POST`, CORS, and whatever else a browser asks of the path (XEP-0124 §5).
 //!
-//! A request's body is read within its limits ([`intake`]), understood by `proto::bosh::body`, and
+//! A request's body is read within its limits (`intake`), understood by `proto::bosh::body`, and
 //! brought to its session through the registry; the handler then waits for the answer. If the
 //! client goes away meanwhile, actix drops the handler, and with it the receiving end, which is
 //! how the session learns of it (BOSH-48, BOSH-51).
