@@ -95,6 +95,8 @@ impl Coding {
         }
         match value.to_ascii_lowercase().as_str() {
             "" | "identity" => Some(Self::Identity),
+            // libpurple names its media type here; a coding is a token, without a slash.
+            value if value.contains('/') => Some(Self::Identity),
             "gzip" | "x-gzip" if enabled => Some(Self::Gzip),
             "deflate" if enabled => Some(Self::Deflate),
             _ => None,
@@ -253,6 +255,7 @@ mod tests {
         };
         assert_eq!(of(&[], false), Some(Coding::Identity));
         assert_eq!(of(&["identity"], false), Some(Coding::Identity));
+        assert_eq!(of(&["text/xml; charset=utf-8"], false), Some(Coding::Identity));
         assert_eq!(of(&["gzip"], false), None);
         assert_eq!(of(&["GZip"], true), Some(Coding::Gzip));
         assert_eq!(of(&["deflate"], true), Some(Coding::Deflate));
