@@ -20,12 +20,18 @@ use tracing::{debug, info, warn};
 
 use crate::config::Config;
 use crate::http::admin::Admin;
+use crate::http::bosh::Face;
 use crate::http::ws::Hook;
 use crate::http::{self, Routes};
 use crate::metrics::Metrics;
 use crate::proto::ws;
+use crate::session::registry::Registry;
 use crate::session::worker::{Sessions, Shared, Worker};
 use crate::upstream::Connector;
+
+/// How long requests without a session may take to be answered when all sessions have ended: a body
+/// that is still coming in has no claim to more.
+const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// Runs the gateway until a signal has ended it. Returns once every session is over, or when
 /// `drain.timeout` has passed.
@@ -57,7 +63,7 @@ fn raise_file_limit(sessions: usize) {
 }
 
 /// What else the public listener serves, beside the gateway's own routes.
-type Extra = fn(&mut web::ServiceConfig);
+type Extra = Arc<dyn Fn(&mut web::ServiceConfig) + Send + Sync>;
 
 /// Listeners that are bound and not yet served.
 struct Sockets {
@@ -80,6 +86,7 @@ struct Gateway {
     public: Running,
     admin: Option<Running>,
     sessions: Arc<Sessions>,
+    metrics: Arc<Metrics>,
     drain_timeout: Duration,
 }
 
@@ -98,16 +105,22 @@ impl Gateway {
             metrics: Arc::clone(&metrics),
             connector,
             settings: Arc::new(convert::websocket(config)),
+            bosh: Arc::new(convert::bosh(config)),
+            registry: Arc::new(
+                Registry::new(config.limits.sessions).context("drawing the tag of this process")?,
+            ),
             stall_timeout: config.limits.stall_timeout,
             sessions: Arc::clone(&sessions),
         };
-        let routes = Routes::new(&config.ws.paths, convert::handshake(config));
+        let routes = Routes::new(&config.ws.paths, &config.bosh.paths, convert::handshake(config));
         let admin = match sockets.admin {
-            Some(listener) => Some(start_admin(listener, metrics, Arc::clone(&sessions))?),
+            Some(listener) => {
+                Some(start_admin(listener, Arc::clone(&metrics), Arc::clone(&sessions))?)
+            }
             None => None,
         };
         let public = start_public(config, sockets.public, &shared, &routes, extra)?;
-        Ok(Self { public, admin, sessions, drain_timeout: config.drain.timeout })
+        Ok(Self { public, admin, sessions, metrics, drain_timeout: config.drain.timeout })
     }
 
     /// Serves until a signal, then drains. A second signal ends the draining.
@@ -120,7 +133,7 @@ impl Gateway {
         self.public.refuse_connections();
         self.sessions.drain();
         let ended = tokio::select! {
-            ended = drained(&self.sessions, self.drain_timeout) => ended,
+            ended = until(self.drain_timeout, || self.sessions.open() == 0) => ended,
             cause = signals.next() => {
                 warn!(signal = cause, "second signal: not waiting for the sessions");
                 false
@@ -129,6 +142,8 @@ impl Gateway {
         if !ended {
             warn!(sessions = self.sessions.open(), "sessions cut off at the end of drain.timeout");
         }
+        // What ended the BOSH sessions is on its way to their clients.
+        until(ANSWER_PATIENCE, || self.metrics.bosh.open.get() <= 0).await;
         handle.stop(false).await;
         if let Some(admin) = self.admin {
             admin.stop(false).await;
@@ -137,15 +152,15 @@ impl Gateway {
     }
 }
 
-/// Waits until no session is left; false if `timeout` passed first.
-async fn drained(sessions: &Sessions, timeout: Duration) -> bool {
-    let all = async {
+/// Waits until it is so; false if `timeout` passed first.
+async fn until(timeout: Duration, mut is_so: impl FnMut() -> bool) -> bool {
+    let wait = async {
         let mut tick = tokio::time::interval(Duration::from_millis(20));
-        while sessions.open() > 0 {
+        while !is_so() {
             tick.tick().await;
         }
     };
-    tokio::time::timeout(timeout, all).await.is_ok()
+    tokio::time::timeout(timeout, wait).await.is_ok()
 }
 
 /// A server that runs in the background.
@@ -175,6 +190,11 @@ impl Running {
     }
 }
 
+/// Bytes of answers that actix gathers before it writes. It takes the next pipelined request once
+/// the answer before fits in here, written or not (see BOSH-50): so little more than the head of an
+/// answer, which should leave in one piece with a short body.
+const WRITE_BUFFER: usize = 512;
+
 fn start_public(
     config: &Config,
     sockets: Vec<TcpListener>,
@@ -193,14 +213,17 @@ fn start_public(
         .disable_signals();
     // Every worker numbers its sessions from a range of its own.
     let ranges = Arc::new(AtomicU64::new(1));
+    let face = Arc::new(convert::face(config));
     let mut listeners = Vec::new();
     for listener in sockets {
         listeners.push(listener.try_clone().context("sharing a listener")?);
         let address = listener.local_addr().context("naming a listener")?;
         info!(%address, "listening");
         let (shared, routes) = (shared.clone(), routes.clone());
-        let ranges = Arc::clone(&ranges);
+        let (ranges, extra) = (Arc::clone(&ranges), extra.clone());
+        let face = Arc::clone(&face);
         let (keep_alive, head_timeout) = (config.listen.keep_alive, config.listen.head_timeout);
+        let close_grace = config.upstream.close_grace;
         builder = builder.listen(format!("public {address}"), listener, move || {
             let range = ranges.fetch_add(1, Ordering::Relaxed);
             let hook = Rc::new(Hook {
@@ -208,9 +231,10 @@ fn start_public(
                 routes: Rc::new(routes.clone()),
             });
             let routes = Rc::clone(&hook.routes);
+            let face = Face { worker: Rc::clone(&hook.worker), settings: Arc::clone(&face) };
             let app = App::new()
-                .configure(|app| extra.into_iter().for_each(|extra| extra(app)))
-                .configure(http::configure(routes));
+                .configure(|app| extra.iter().for_each(|extra| extra(app)))
+                .configure(http::configure(routes, face));
             let upgrade = fn_factory(move || {
                 let hook = Rc::clone(&hook);
                 async move {
@@ -225,7 +249,11 @@ fn start_public(
             HttpService::build()
                 .keep_alive(KeepAlive::Timeout(keep_alive))
                 .client_request_timeout(head_timeout)
+                // BOSH-06, WS-44: what a refused client still sends is thrown away so long.
+                .client_disconnect_timeout(close_grace)
+                // BOSH-51.
                 .h1_allow_half_closed(false)
+                .h1_write_buffer_size(WRITE_BUFFER)
                 .tcp_nodelay(true)
                 .local_addr(address)
                 .upgrade(upgrade)
@@ -301,31 +329,52 @@ impl Signals {
 
 /// From the configuration's words to each part's own.
 mod convert {
-    use super::{Config, ws};
+    use super::{Config, http, ws};
     use crate::config;
     use crate::proto::seam::FeatureRules;
-    use crate::proto::{frame, handshake, xml};
+    use crate::proto::stream::Served;
+    use crate::proto::{bosh, frame, handshake, xml};
     use crate::upstream;
 
     pub(super) fn handshake(config: &Config) -> handshake::Settings {
         handshake::Settings {
             require_subprotocol: config.ws.require_subprotocol,
             require_origin: config.ws.require_origin,
-            origins: match &config.ws.allowed_origins {
-                config::AllowedOrigins::Any => handshake::Origins::Any,
-                config::AllowedOrigins::Listed(list) => handshake::Origins::Listed(
-                    list.iter().map(|origin| origin.as_str().into()).collect(),
-                ),
-            },
+            origins: origins(&config.ws.allowed_origins),
+        }
+    }
+
+    fn origins(allowed: &config::AllowedOrigins) -> handshake::Origins {
+        match allowed {
+            config::AllowedOrigins::Any => handshake::Origins::Any,
+            config::AllowedOrigins::Listed(list) => handshake::Origins::Listed(boxed(list)),
+        }
+    }
+
+    fn boxed(list: &[String]) -> Vec<Box<str>> {
+        list.iter().map(|text| text.as_str().into()).collect()
+    }
+
+    fn served(config: &Config) -> Served {
+        Served {
+            domains: config.domains.keys().cloned().collect(),
+            any: config.fallback.is_some(),
+            default: config.default_domain.clone(),
+        }
+    }
+
+    fn features(config: &Config) -> FeatureRules {
+        FeatureRules {
+            strip_channel_binding: config.sasl.channel_binding == config::ChannelBinding::Strip,
+            strip_external: false,
+            strip_sm: false,
         }
     }
 
     pub(super) fn websocket(config: &Config) -> ws::Settings {
         let limits = &config.limits;
         ws::Settings {
-            domains: config.domains.keys().cloned().collect(),
-            any_domain: config.fallback.is_some(),
-            default_domain: config.default_domain.clone(),
+            served: served(config),
             client_xml: client_xml(config),
             server_xml: server_xml(config),
             frames: frame::FrameLimits {
@@ -343,11 +392,55 @@ mod convert {
             close_grace: config.upstream.close_grace,
             whitespace_keepalive: config.upstream.whitespace_keepalive.unwrap_or_default(),
             stamp_lang: config.ws.stamp_lang,
-            features: FeatureRules {
-                strip_channel_binding: config.sasl.channel_binding == config::ChannelBinding::Strip,
-                strip_external: false,
-                strip_sm: false,
-            },
+            features: features(config),
+        }
+    }
+
+    pub(super) fn face(config: &Config) -> http::bosh::Settings {
+        let bosh = &config.bosh;
+        http::bosh::Settings {
+            origins: origins(&bosh.allowed_origins),
+            allowed_headers: boxed(&bosh.allowed_headers),
+            body_timeout: bosh.body_timeout,
+            gzip: bosh.gzip,
+            legacy_unknown: bosh.legacy_unknown == config::LegacyUnknown::Http,
+            strangers: config.limits.unknown_sids_per_minute.map(http::bosh::Strangers::new),
+        }
+    }
+
+    pub(super) fn bosh(config: &Config) -> bosh::Settings {
+        let (limits, bosh) = (&config.limits, &config.bosh);
+        bosh::Settings {
+            served: served(config),
+            client_xml: client_xml(config),
+            server_xml: server_xml(config),
+            body_bytes: limits.body_bytes,
+            body_elements: limits.body_elements,
+            wait_max: bosh.wait_max,
+            wait_default: bosh.wait_default,
+            hold_max: bosh.hold_max,
+            inactivity: bosh.inactivity,
+            polling_inactivity: bosh.polling_inactivity,
+            polling: bosh.polling,
+            maxpause: bosh.maxpause,
+            first_response_timeout: bosh.first_response_timeout,
+            linger: bosh.linger,
+            strict_overactivity: bosh.overactivity == config::Overactivity::Strict,
+            zombie: bosh.zombie,
+            // Section 0.1 of the catalogue; no one has a reason to choose others.
+            replay_responses: 32,
+            replay_bytes: 1 << 20,
+            response_elements: 256,
+            pending_bytes: limits.pending_bytes,
+            pending_stanzas: u32::try_from(limits.pending_stanzas).unwrap_or(u32::MAX),
+            unauthenticated_bytes: limits.unauthenticated_bytes,
+            unauthenticated_lifetime: limits.unauthenticated_lifetime,
+            close_grace: config.upstream.close_grace,
+            whitespace_keepalive: config.upstream.whitespace_keepalive.unwrap_or_default(),
+            features: features(config),
+            route_allow: boxed(&bosh.route_allow),
+            auto_restart: bosh.auto_restart,
+            accept_gzip: bosh.gzip,
         }
     }
 

@@ -130,7 +130,7 @@ fn unknown_keys_are_refused_wherever_they_are() {
         [
             "(text):5: admin.adress: unknown key, expected `address`",
             "(text):6: lisen: unknown key, expected one of `default_domain`, `listen`, `admin`, `ws`, \
-             `limits`, `upstream`, `domains`, `sasl`, `drain`, `log`",
+             `bosh`, `limits`, `upstream`, `domains`, `sasl`, `drain`, `log`",
             "(text):8: log.deep: unknown key, expected `format` or `filter`",
         ]
     );
@@ -149,7 +149,7 @@ fn unknown_keys_are_refused_wherever_they_are() {
         ),
         [
             "BOSPHORUS__: \"\": unknown key, expected one of `default_domain`, `listen`, `admin`, `ws`, \
-             `limits`, `upstream`, `domains`, `sasl`, `drain`, `log`",
+             `bosh`, `limits`, `upstream`, `domains`, `sasl`, `drain`, `log`",
             "BOSPHORUS__LOG: log: expected a table, found string \"x\"",
             "BOSPHORUS__LOG__LEVEL: log.level: unknown key, expected `format` or `filter`",
         ]
@@ -308,6 +308,65 @@ fn limits_that_contradict_each_other_are_refused() {
     assert_eq!(
         faults(&format!("[admin]\naddress = \"127.0.0.1:5280\"\n{DOMAIN}")),
         ["(text):2: admin.address: 127.0.0.1:5280 is one of listen.addresses too"]
+    );
+}
+
+/// BOSH-06, BOSH-16, BOSH-17, BOSH-25, SEC-02: what `[bosh]` may say.
+#[test]
+fn bosh_is_checked() {
+    let bosh = |text: &str| Config::from_toml_str(&format!("[bosh]\n{text}\n{DOMAIN}"));
+    let config = bosh("paths = []\nwait_max = \"30s\"\nallowed_headers = [\"X-A\"]").unwrap();
+    assert_eq!(config.bosh.paths, [""; 0]);
+    assert_eq!(config.bosh.wait_default, config.bosh.wait_max);
+    assert_eq!(config.bosh.allowed_headers, ["x-a"]);
+    let routes =
+        bosh("route_allow = [\"Example.org:5222\", \"[::1]:1\"]").unwrap().bosh.route_allow;
+    assert_eq!(routes, ["example.org:5222", "[::1]:1"]);
+    // One path for both is fine: an upgrade is a GET, BOSH is a POST.
+    bosh("paths = [\"/ws\"]").unwrap();
+    for (text, fault) in [
+        ("paths = [\"b\"]", "bosh.paths: expected a path such as \"/http-bind\", found \"b\""),
+        ("paths = [\"/b\", \"/b\"]", "bosh.paths: \"/b\" is there twice"),
+        ("wait_max = \"0s\"", "bosh.wait_max: expected 1s to 24h, found 0s"),
+        (
+            "inactivity = \"1500ms\"",
+            "bosh.inactivity: expected whole seconds, as clients are told them, found 1500ms",
+        ),
+        (
+            "wait_default = \"1m\"",
+            "bosh.wait_default: expected at most bosh.wait_max (55s), found 1m",
+        ),
+        ("hold_max = 6", "bosh.hold_max: expected 1 to 5, found 6"),
+        ("linger = \"51ms\"", "bosh.linger: expected 0s to 50ms, found 51ms"),
+        (
+            "overactivity = \"x\"",
+            "bosh.overactivity: expected \"lenient\" or \"strict\", found \"x\"",
+        ),
+        (
+            "legacy_unknown = \"x\"",
+            "bosh.legacy_unknown: expected \"body\" or \"http\", found \"x\"",
+        ),
+        (
+            "allowed_headers = [\"a b\"]",
+            "bosh.allowed_headers: expected the name of a header such as \"X-Requested-With\", \
+             found \"a b\"",
+        ),
+        (
+            "route_allow = [\"example.org\"]",
+            "bosh.route_allow: expected \"host:port\", found \"example.org\": the port is not a \
+             number from 1 to 65535",
+        ),
+    ] {
+        let text = format!("[bosh]\n{text}\n{DOMAIN}");
+        assert_eq!(faults(&text), [format!("(text):2: {fault}")]);
+    }
+
+    let limits = |text: &str| Config::from_toml_str(&format!("[limits]\n{text}\n{DOMAIN}"));
+    assert_eq!(limits("element_bytes = 20000").unwrap().limits.body_bytes, 24_096);
+    assert_eq!(
+        faults(&format!("[limits]\nbody_bytes = 262144\n{DOMAIN}")),
+        ["(text):2: limits.body_bytes: expected 0, or at least limits.element_bytes and 4096 \
+          (266240), since an element that is allowed must fit, found 262144"]
     );
 }
 
@@ -472,7 +531,7 @@ fn the_default_file_is_the_defaults() {
     let without_default = ["default_domain", "ca_file", "client_certificate", "client_key"];
     let mut sections = known_keys("");
     sections.retain(|key| key != "domains" && key != "default_domain");
-    assert_eq!(sections.len(), 8);
+    assert_eq!(sections.len(), 9);
     let lines: Vec<&str> = DEFAULTS.lines().collect();
     for (section, keys) in sections
         .iter()

@@ -1,10 +1,13 @@
 //! What must hold over every transport and in front of every server: each scenario is written
-//! once and run in every cell of the table that is printed last.
+//! once and run in every cell of the table that is printed last. A second table has what only BOSH
+//! can show.
 //!
 //! `BOSPHORUS_PARITY=direct` runs the same scenarios against the servers' own endpoints instead of
 //! the gateway: what fails there, too, is the server's doing or the scenario's.
 
 mod common;
+#[path = "parity/bosh.rs"]
+mod over_bosh;
 
 use std::collections::BTreeSet;
 use std::process::ExitCode;
@@ -14,22 +17,26 @@ use anyhow::{Context, anyhow, bail, ensure};
 use libtest_mimic::{Arguments, Failed, Trial};
 
 use common::client::{
-    Client, Endpoint, Event, Loss, Mechanism, Transport, bare, body_of, escape, is_presence, ns,
-    text_of,
+    Client, Ending, Endpoint, Event, Loss, Mechanism, Transport, bare, body_of, escape,
+    is_presence, ns, text_of,
 };
 use common::gateway::Gateway;
 use common::scram::Scram;
 use common::server::{Account, Kind, Server, Settings};
 use common::table::{Cell, Table};
-use common::{PATIENCE, Result, block_on, in_ci};
+use common::{PATIENCE, Result, in_ci};
 
-/// The rows of the table.
+/// A row of a table: its title and what runs in its cells.
+type Row = (&'static str, fn(Place) -> Result);
+
+/// The rows of a table.
 macro_rules! scenarios {
     ($($title:literal => $function:ident,)*) => {
-        const SCENARIOS: &[(&str, fn(Place) -> Result)] =
-            &[$(($title, |place| block_on($function(place)))),*];
+        pub(crate) const SCENARIOS: &[crate::Row] =
+            &[$(($title, |place| crate::common::block_on($function(place)))),*];
     };
 }
+pub(crate) use scenarios;
 
 scenarios! {
     "SCRAM login" => scram_login,
@@ -51,6 +58,9 @@ scenarios! {
 
 /// Rows that say nothing about a server's own endpoint.
 const GATEWAY_ONLY: &[&str] = &["gateway stopped (SIGTERM)"];
+
+/// Seconds until a BOSH session counts as lost, where a scenario loses one.
+const SHORT_INACTIVITY: u32 = 2;
 
 /// A cell's surroundings.
 #[derive(Clone)]
@@ -76,6 +86,13 @@ impl Place {
         if self.direct && self.kind == Kind::Demo {
             return Some("the demo's server has no endpoint of its own but TCP".to_owned());
         }
+        if self.direct && self.transport == Transport::Bosh {
+            let unlike = over_bosh::DIRECT_DEPARTURES.iter();
+            let mut unlike = unlike.filter(|(row, kind, _)| (*row, *kind) == (title, self.kind));
+            if let Some((_, kind, why)) = unlike.next() {
+                return Some(format!("\"{title}\": {} {why}", kind.name()));
+            }
+        }
         self.kind.missing()
     }
 
@@ -83,8 +100,8 @@ impl Place {
     fn shared(&self) -> Result<(Arc<Server>, Endpoint)> {
         let server = Server::shared(self.kind)?;
         let url = match self.gateway()? {
-            Some(gateway) => gateway.ws_url(),
-            None => server.websocket_url(),
+            Some(gateway) => gateway.url(self.transport),
+            None => server.url(self.transport),
         };
         Ok((server, self.endpoint(url)))
     }
@@ -109,6 +126,7 @@ impl Place {
         let label = match self.transport {
             Transport::Ws => "websocket",
             Transport::WsLegacy => "websocket_legacy",
+            Transport::Bosh => "bosh",
         };
         gateway.metric(&format!("bosphorus_sessions_opened_total{{transport=\"{label}\"}}"))
     }
@@ -117,12 +135,53 @@ impl Place {
     fn private(&self) -> Result<(Server, Option<Gateway>, Endpoint)> {
         let server = Server::start(self.kind, &Settings::default())?;
         if self.direct {
-            let url = server.websocket_url();
+            let url = server.url(self.transport);
             return Ok((server, None, self.endpoint(url)));
         }
         let gateway = Gateway::in_front_of(&[&server])?;
-        let url = gateway.ws_url();
+        let url = gateway.url(self.transport);
         Ok((server, Some(gateway), self.endpoint(url)))
+    }
+
+    /// Where a client that goes silent is soon taken for lost: over WebSocket everywhere, over BOSH
+    /// ([`SHORT_INACTIVITY`]) at a gateway, or in direct mode at a server, of this cell's own.
+    fn impatient(&self) -> Result<(Arc<Server>, Option<Gateway>, Endpoint)> {
+        if self.transport != Transport::Bosh {
+            let (server, endpoint) = self.shared()?;
+            return Ok((server, None, endpoint));
+        }
+        if self.direct {
+            let settings = Settings { bosh_inactivity: SHORT_INACTIVITY, ..Settings::default() };
+            let server = Arc::new(Server::start(self.kind, &settings)?);
+            let url = server.url(self.transport);
+            return Ok((server, None, self.endpoint(url)));
+        }
+        let server = Server::shared(self.kind)?;
+        let toml = format!("[bosh]\ninactivity = \"{SHORT_INACTIVITY}s\"\n");
+        let gateway = Gateway::in_front_of_with(&[&server], &toml)?;
+        let url = gateway.url(self.transport);
+        Ok((server, Some(gateway), self.endpoint(url)))
+    }
+
+    /// Where a WebSocket client connects to meet those of a BOSH column.
+    fn shared_websocket(&self, server: &Server) -> Result<Endpoint> {
+        let url = match self.gateway()? {
+            Some(gateway) => gateway.ws_url(),
+            None => server.websocket_url(),
+        };
+        Ok(Endpoint { url, transport: Transport::Ws })
+    }
+
+    /// Whether a stream that ended properly ended so as its transport says: WebSocket has a close
+    /// code, BOSH has not.
+    fn closed_as(&self, ending: &Ending, code: Option<u16>) -> bool {
+        match self.transport {
+            Transport::Ws | Transport::WsLegacy => match code {
+                Some(_) => ending.code == code,
+                None => ending.code.is_some(),
+            },
+            Transport::Bosh => ending.code.is_none(),
+        }
     }
 
     fn endpoint(&self, url: String) -> Endpoint {
@@ -137,44 +196,63 @@ fn main() -> ExitCode {
         .into_iter()
         .flat_map(|transport| Kind::WITH_DEMO.map(|kind| Place { transport, kind, direct }))
         .collect();
-    let table = Arc::new(Table::new(
-        if direct { "scenario (servers' own endpoints)" } else { "scenario" },
-        SCENARIOS.iter().map(|(title, _)| (*title).to_owned()).collect(),
-        places.iter().map(Place::column).collect(),
-    ));
+    let head = |name: &str| match direct {
+        true => format!("{name} (servers' own endpoints)"),
+        false => name.to_owned(),
+    };
+    let bosh: Vec<Place> =
+        places.iter().filter(|place| place.transport == Transport::Bosh).cloned().collect();
     let mut trials = Vec::new();
-    for place in &places {
-        for (title, scenario) in SCENARIOS {
-            let (place, table) = (place.clone(), Arc::clone(&table));
+    let mut skips = BTreeSet::new();
+    let tables = [
+        table(head("scenario"), SCENARIOS, &places, &mut trials, &mut skips),
+        table(head("BOSH scenario"), over_bosh::SCENARIOS, &bosh, &mut trials, &mut skips),
+    ];
+    trials.push(Trial::test("the client's SCRAM", || {
+        Ok(Scram::self_test().map_err(|e| format!("{e:#}"))?)
+    }));
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    skips.iter().for_each(|line| println!("{line}"));
+    for (table, name) in tables.iter().zip(["parity", "parity-bosh"]) {
+        table.print(name);
+    }
+    conclusion.exit_code()
+}
+
+/// A table and the trials that fill it; why cells are not run goes to `skips`.
+fn table(
+    title: String,
+    rows: &'static [Row],
+    places: &[Place],
+    trials: &mut Vec<Trial>,
+    skips: &mut BTreeSet<String>,
+) -> Arc<Table> {
+    let titles = rows.iter().map(|(title, _)| (*title).to_owned()).collect();
+    let columns = places.iter().map(Place::column).collect();
+    let table = Arc::new(Table::new(title, titles, columns));
+    for place in places {
+        for (title, scenario) in rows {
+            let (filled, place) = (Arc::clone(&table), place.clone());
             let column = place.column();
             let name = format!("{column}: {title}");
             let missing = place.missing(title);
             // A person who lacks a server sees `ignored`; in CI the cell fails and says why.
-            let skipped = missing.is_some() && (direct || !in_ci());
+            let skipped = missing.is_some() && (place.direct || !in_ci());
+            if let Some(why) = &missing {
+                if skipped {
+                    table.set(title, &column, Cell::Skip);
+                }
+                skips.insert(format!("not run in {column}: {why}"));
+            }
             let run = move || {
                 let result = missing.map_or_else(|| scenario(place), |why| Err(anyhow!(why)));
-                table.set(title, &column, Cell::of(&result));
+                filled.set(title, &column, Cell::of(&result));
                 result.map_err(|error| Failed::from(format!("{error:#}")))
             };
             trials.push(Trial::test(name, run).with_ignored_flag(skipped));
         }
     }
-    trials.push(Trial::test("the client's SCRAM", || {
-        Ok(Scram::self_test().map_err(|e| format!("{e:#}"))?)
-    }));
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    let mut skips = BTreeSet::new();
-    for place in &places {
-        for (title, _) in SCENARIOS {
-            if let Some(why) = place.missing(title) {
-                table.set(title, &place.column(), Cell::Skip);
-                skips.insert(format!("not run in {}: {why}", place.column()));
-            }
-        }
-    }
-    skips.iter().for_each(|line| println!("{line}"));
-    table.print("parity");
-    conclusion.exit_code()
+    table
 }
 
 /// A client of a fresh account, logged in and available.
@@ -469,13 +547,15 @@ async fn resumption(place: Place) -> Result {
     bob.expect_none("a message came twice", |element| body_of(element).is_some()).await
 }
 
-/// WS-34, WS-35, WSL-08: a client's close is answered, and the socket closes with 1000.
+/// Scenario: a client's close is answered (WS-34, WSL-08, BOSH-64), and the socket closes with
+/// 1000 (WS-35).
 async fn clean_close(place: Place) -> Result {
     let (server, endpoint) = place.shared()?;
     let client = someone(&server, &endpoint).await?;
     let ending = client.quit().await?;
     ensure!(ending.closed, "the close was not answered: {ending:?}");
-    ensure!(place.direct || ending.code == Some(1000), "the close code is {:?}", ending.code);
+    let proper = place.closed_as(&ending, Some(1000));
+    ensure!(place.direct || proper, "the close code is {:?}", ending.code);
     Ok(())
 }
 
@@ -501,12 +581,13 @@ async fn wrong_password(place: Place) -> Result {
     Ok(())
 }
 
-/// WS-21, WS-31, WSL-09: header, `host-unknown`, close.
+/// Scenario: header, `host-unknown`, close (WS-21, WS-31, WSL-09); over BOSH the condition alone
+/// (BOSH-13, BOSH-69).
 async fn unknown_host(place: Place) -> Result {
     let (_server, endpoint) = place.shared()?;
     let mut client = Client::connect(&endpoint).await?;
     client.send_open("unknown.test").await?;
-    if !place.direct {
+    if !place.direct && place.transport != Transport::Bosh {
         match client.event().await? {
             Event::Open(open) => {
                 ensure!(open.attr("from") == Some("unknown.test"), "WS-31: {}", text_of(&open));
@@ -517,12 +598,13 @@ async fn unknown_host(place: Place) -> Result {
     }
     let ending = client.ending().await?;
     ensure!(ending.condition.as_deref() == Some("host-unknown"), "{ending:?}");
-    ensure!(place.direct || ending.closed && ending.code == Some(1000), "{ending:?}");
+    let proper = ending.closed && place.closed_as(&ending, Some(1000));
+    ensure!(place.direct || proper, "{ending:?}");
     Ok(())
 }
 
-/// The stream is lost, the client hears `remote-connection-failed`, then a
-/// proper close; when the server is back, so is the service.
+/// Scenario: the stream is lost, the client hears `remote-connection-failed` (BOSH-72, BOSH-30),
+/// then a proper close; when the server is back, so is the service.
 async fn server_killed(place: Place) -> Result {
     let (server, gateway, endpoint) = place.private()?;
     let account = server.account();
@@ -531,26 +613,33 @@ async fn server_killed(place: Place) -> Result {
     let ending = client.ending().await?;
     if gateway.is_some() {
         ensure!(ending.condition.as_deref() == Some("remote-connection-failed"), "{ending:?}");
-        ensure!(ending.closed && ending.code.is_some(), "{ending:?}");
+        ensure!(ending.closed && place.closed_as(&ending, None), "{ending:?}");
         // Nobody there: the same condition before a session.
         let mut refused = Client::connect(&endpoint).await?;
         refused.send_open(server.domain()).await?;
         let ending = refused.ending().await?;
         ensure!(ending.condition.as_deref() == Some("remote-connection-failed"), "{ending:?}");
-        ensure!(ending.closed && ending.code.is_some(), "{ending:?}");
+        ensure!(ending.closed && place.closed_as(&ending, None), "{ending:?}");
     }
     server.restart()?;
     Client::online(&endpoint, &account).await?;
     Ok(())
 }
 
-/// WS-37: however the socket goes, without stream management the server ends the session, and
-/// others see it; with it (SM-04) the session stays, nobody sees anything, and it can be resumed.
+/// Scenario: however the socket goes (WS-37), or whatever connections a BOSH session has and no
+/// other comes for `inactivity` seconds (BOSH-57, XB-16), without stream management the server ends
+/// the session, and others see it; with it (SM-04) the session stays, nobody sees anything, and it
+/// can be resumed.
 async fn client_cut(place: Place) -> Result {
-    let (server, endpoint) = place.shared()?;
-    let mut alice = someone(&server, &endpoint).await?;
+    let (server, _gateway, endpoint) = place.impatient()?;
+    // The one who stays and watches, over BOSH too, is soon silent for too long: not this one.
+    let watching = match place.transport {
+        Transport::Bosh => place.shared_websocket(&server)?,
+        Transport::Ws | Transport::WsLegacy => endpoint.clone(),
+    };
+    let mut alice = someone(&server, &watching).await?;
     // ejabberd's own endpoint does not end the session on a Close frame.
-    let losses: &[Loss] = match place.direct {
+    let losses: &[Loss] = match place.direct || place.transport == Transport::Bosh {
         true => &[Loss::Reset, Loss::Fin],
         false => &[Loss::Reset, Loss::Fin, Loss::CloseFrame],
     };
@@ -583,12 +672,13 @@ async fn client_cut(place: Place) -> Result {
     Ok(())
 }
 
-/// WS-39: whoever has stream management gets Close 1001 and resumes through the next gateway, where
-/// what was underway arrives; the others get `system-shutdown` and a clean end. The exit status is 0.
+/// Scenario: whoever has stream management gets Close 1001 (WS-39), over BOSH `system-shutdown`
+/// (BOSH-74), and resumes through the next gateway, where what was underway arrives; the others get
+/// `system-shutdown` and a clean end. The exit status is 0.
 async fn gateway_stopped(place: Place) -> Result {
     let server = Server::shared(place.kind)?;
     let gateway = Gateway::in_front_of(&[&server])?;
-    let endpoint = place.endpoint(gateway.ws_url());
+    let endpoint = place.endpoint(gateway.url(place.transport));
     let account = server.account();
     let mut alice = someone(&server, &endpoint).await?;
     let mut bob = Client::online(&endpoint, &account).await?;
@@ -602,16 +692,22 @@ async fn gateway_stopped(place: Place) -> Result {
     alice.message(&bob_jid, "underway").await?;
     bob.message(&alice_jid, "to alice").await?;
     ensure!(alice.body().await? == "to alice");
+    alice.listen().await?;
+    bob.listen().await?;
     gateway.signal("TERM")?;
     let (alice_end, bob_end) = (alice.ending().await?, bob.ending().await?);
     ensure!(alice_end.condition.as_deref() == Some("system-shutdown"), "alice: {alice_end:?}");
-    ensure!(alice_end.closed && alice_end.code.is_some(), "alice: {alice_end:?}");
-    ensure!(bob_end.condition.is_none() && bob_end.code == Some(1001), "bob: {bob_end:?}");
+    ensure!(alice_end.closed && place.closed_as(&alice_end, None), "alice: {alice_end:?}");
+    let expected = match place.transport {
+        Transport::Ws | Transport::WsLegacy => (None, Some(1001)),
+        Transport::Bosh => (Some("system-shutdown"), None),
+    };
+    ensure!((bob_end.condition.as_deref(), bob_end.code) == expected, "bob: {bob_end:?}");
     let status = gateway.wait(PATIENCE)?;
     ensure!(status.success(), "{status}\n{}", gateway.log_tail(20));
 
     let next = Gateway::in_front_of(&[&server])?;
-    let endpoint = place.endpoint(next.ws_url());
+    let endpoint = place.endpoint(next.url(place.transport));
     let mut bob = Client::authenticated(&endpoint, &account, Mechanism::ScramSha1).await?;
     let height = bob.resume(&counters, &bob_jid).await?;
     ensure!(height == 1, "bob had sent 1 stanza, the server's h is {height}");
@@ -621,6 +717,6 @@ async fn gateway_stopped(place: Place) -> Result {
     Ok(())
 }
 
-fn ping() -> String {
+pub(crate) fn ping() -> String {
     format!("<ping xmlns=\"{}\"/>", ns::PING)
 }

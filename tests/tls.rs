@@ -86,7 +86,7 @@ fn main() -> ExitCode {
 fn server(kind: Kind, identity: &Identity) -> Result<Server> {
     let (chain, key) = identity.files();
     let certificate = Certificate { chain: chain.clone(), key: key.clone() };
-    let server = Server::start(kind, &Settings { tls: Some(certificate) });
+    let server = Server::start(kind, &Settings { tls: Some(certificate), ..Settings::default() });
     std::fs::remove_file(chain)?;
     std::fs::remove_file(key)?;
     server

@@ -4,7 +4,6 @@
 
 mod common;
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
@@ -13,6 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::time::timeout;
 
 use common::gateway::Gateway;
+use common::peer::{Link, Peer};
 use common::socket::{Received, Socket};
 use common::{PATIENCE, Result, block_on, eventually};
 
@@ -28,68 +28,6 @@ const SUCCESS: &str = "<success xmlns='urn:ietf:params:xml:ns:xmpp-sasl'/>";
 const BOUND: &str = "<iq type='result' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'>\
     <jid>a@example.test/r</jid></bind></iq>";
 const FOOTER: &str = "</stream:stream>";
-
-/// A scripted server.
-struct Peer {
-    listener: TcpListener,
-    address: SocketAddr,
-}
-
-impl Peer {
-    async fn new() -> Result<Self> {
-        let listener = TcpListener::bind("127.0.0.1:0").await?;
-        let address = listener.local_addr()?;
-        Ok(Self { listener, address })
-    }
-
-    fn toml(&self) -> String {
-        format!("[domains.\"example.test\"]\nservers = [\"xmpp://{}\"]\n", self.address)
-    }
-
-    async fn accept(&self) -> Result<Link> {
-        let accepted = timeout(PATIENCE, self.listener.accept()).await;
-        let (stream, _) = accepted.context("no upstream connection came")??;
-        Ok(Link { stream, read: String::new() })
-    }
-}
-
-/// One upstream connection.
-struct Link {
-    stream: TcpStream,
-    read: String,
-}
-
-impl Link {
-    async fn write(&mut self, xml: &str) -> Result {
-        self.stream.write_all(xml.as_bytes()).await?;
-        Ok(())
-    }
-
-    /// Reads until `text` has come, and takes everything up to its end.
-    async fn until(&mut self, text: &str) -> Result<String> {
-        loop {
-            if let Some(at) = self.read.find(text) {
-                return Ok(self.read.drain(..at + text.len()).collect());
-            }
-            let mut chunk = [0; 16 * 1024];
-            let n =
-                timeout(PATIENCE, self.stream.read(&mut chunk)).await.with_context(|| {
-                    format!("waited in vain for {text}; there is {:?}", self.read)
-                })??;
-            ensure!(n > 0, "end of file while waiting for {text}; there is {:?}", self.read);
-            self.read.push_str(std::str::from_utf8(&chunk[..n])?);
-        }
-    }
-
-    /// What comes until the end of the connection.
-    async fn remainder(mut self) -> Result<String> {
-        let mut rest = Vec::new();
-        timeout(PATIENCE, self.stream.read_to_end(&mut rest))
-            .await
-            .context("the upstream connection was not closed")??;
-        Ok(self.read + std::str::from_utf8(&rest)?)
-    }
-}
 
 /// A session whose features have arrived: client and server side of it.
 async fn opened(gateway: &Gateway, peer: &Peer) -> Result<(Socket, Link)> {

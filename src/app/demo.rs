@@ -4,11 +4,12 @@
 use std::fmt::Write as _;
 use std::io::Write as _;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::{Gateway, Signals, Sockets, bind, bind_admin, raise_file_limit};
+use super::{Extra, Gateway, Signals, Sockets, bind, bind_admin, raise_file_limit};
 use crate::config::{Config, Route, ServerAddress, TlsMode};
 use crate::demo::{DOMAIN, Server, Settings, page};
 use crate::proto::domain::Domain;
@@ -54,7 +55,13 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         config.admin.address = Some(admin.local_addr()?);
         route_to(&mut config, server.address())?;
         let sockets = Sockets { public: vec![public], admin: Some(admin) };
-        let gateway = Gateway::start(&config, sockets, Some(page::configure))?;
+        let places = page::Places {
+            websocket: config.ws.paths.first().cloned().unwrap_or_default(),
+            bosh: config.bosh.paths.first().cloned(),
+            metrics: config.admin.address.map(|admin| format!("http://{admin}/metrics")),
+        };
+        let extra: Extra = Arc::new(move |app| page::configure(&places, app));
+        let gateway = Gateway::start(&config, sockets, Some(extra))?;
         say(&introduction(&config, server.address(), &notes));
         gateway.run(&mut signals).await;
         Ok(())
@@ -136,7 +143,9 @@ fn introduction(config: &Config, server: SocketAddr, notes: &str) -> String {
     if let Some(path) = config.ws.paths.first() {
         line("WebSocket", &format!("ws://{public}{path}"));
     }
-    // Further transports have their line here.
+    if let Some(path) = config.bosh.paths.first() {
+        line("BOSH", &format!("http://{public}{path}"));
+    }
     if let Some(admin) = config.admin.address {
         line("Metrics", &format!("http://{admin}/metrics"));
     }

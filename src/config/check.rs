@@ -3,6 +3,8 @@
 //! All faults are collected, each with the place that set the offending key. What is legal but
 //! dangerous, or pointless, becomes a warning.
 
+mod bosh;
+
 use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
@@ -72,6 +74,7 @@ impl Checker<'_> {
         let listen = self.listen(&raw.listen);
         let admin = self.admin(&raw.admin, &listen);
         let ws = self.ws(&raw.ws);
+        let bosh = self.bosh(&raw.bosh);
         let limits = self.limits(&raw.limits);
         let (upstream, security) = self.upstream(&raw.upstream);
         let mut domains = BTreeMap::new();
@@ -98,6 +101,7 @@ impl Checker<'_> {
             listen,
             admin,
             ws,
+            bosh,
             limits,
             upstream,
             domains,
@@ -179,15 +183,7 @@ impl Checker<'_> {
 
     fn ws(&mut self, raw: &raw::Ws) -> Ws {
         let path = &["ws", "paths"];
-        for (index, text) in raw.paths.iter().enumerate() {
-            let visible = text.bytes().all(|b| b.is_ascii_graphic() && b != b'?' && b != b'#');
-            let element = &["ws", "paths", &index.to_string()];
-            if !(text.starts_with('/') && visible) {
-                self.expected(element, "a path such as \"/ws\"", quoted(text));
-            } else if raw.paths[..index].contains(text) {
-                self.problem(element, format!("{} is there twice", quoted(text)));
-            }
-        }
+        self.paths(path, &raw.paths, "/ws");
         if raw.paths.is_empty() {
             self.expected(path, "at least one path", "an empty list");
         }
@@ -202,6 +198,19 @@ impl Checker<'_> {
             allowed_origins: self.origins_list(&["ws", "allowed_origins"], &raw.allowed_origins),
             require_origin: raw.require_origin,
             stamp_lang: raw.stamp_lang,
+        }
+    }
+
+    fn paths(&mut self, path: &[&str], raw: &[String], example: &str) {
+        for (index, text) in raw.iter().enumerate() {
+            let visible = text.bytes().all(|b| b.is_ascii_graphic() && b != b'?' && b != b'#');
+            let index_text = index.to_string();
+            let element = [path, &[&index_text]].concat();
+            if !(text.starts_with('/') && visible) {
+                self.expected(&element, format!("a path such as {example:?}"), quoted(text));
+            } else if raw[..index].contains(text) {
+                self.problem(&element, format!("{} is there twice", quoted(text)));
+            }
         }
     }
 
@@ -274,8 +283,28 @@ impl Checker<'_> {
                 }
             }
         }
+        let body_bytes = match raw.body_bytes {
+            Size(0) => element_bytes + BODY_TAGS,
+            bytes => self.size(&["limits", "body_bytes"], bytes, 10_000..=2 * LARGE),
+        };
+        if body_bytes < element_bytes + BODY_TAGS {
+            self.expected(
+                &["limits", "body_bytes"],
+                format!(
+                    "0, or at least limits.element_bytes and {BODY_TAGS} ({}), since an element \
+                     that is allowed must fit",
+                    element_bytes + BODY_TAGS
+                ),
+                body_bytes,
+            );
+        }
         let per_address =
             self.count(&["limits", "sessions_per_address"], raw.sessions_per_address, 0..=MANY);
+        let unknown_sids = self.count32(
+            &["limits", "unknown_sids_per_minute"],
+            raw.unknown_sids_per_minute,
+            0..=MANY,
+        );
         Limits {
             element_bytes,
             server_element_bytes,
@@ -284,6 +313,8 @@ impl Checker<'_> {
             name_bytes: self.size32(&["limits", "name_bytes"], raw.name_bytes, 16..=65_535),
             namespaces: self.count32(&["limits", "namespaces"], raw.namespaces, 1..=10_000),
             elements: self.count32(&["limits", "elements"], raw.elements, 1..=MANY),
+            body_bytes,
+            body_elements: self.count32(&["limits", "body_elements"], raw.body_elements, 1..=MANY),
             pending_bytes,
             pending_stanzas: self.count(
                 &["limits", "pending_stanzas"],
@@ -300,6 +331,7 @@ impl Checker<'_> {
             stall_timeout: self.duration(&["limits", "stall_timeout"], raw.stall_timeout),
             sessions: self.count(&["limits", "sessions"], raw.sessions, 1..=MANY),
             sessions_per_address: (per_address != 0).then_some(per_address),
+            unknown_sids_per_minute: (unknown_sids != 0).then_some(unknown_sids),
         }
     }
 
@@ -714,6 +746,8 @@ fn quoted(text: &str) -> String {
 }
 
 const SERVER: &str = "\"xmpp://host:port\", \"xmpps://host:port\", \"host:port\" or \"unix:/path\"";
+/// What `<body/>` itself may take beside the largest element (BOSH-06).
+const BODY_TAGS: usize = 4096;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// More than one process can hold; keeps slips and arithmetic apart.
 const MANY: u64 = 10_000_000;

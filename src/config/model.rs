@@ -22,6 +22,8 @@ pub struct Config {
     pub admin: Admin,
     /// `[ws]`: the WebSocket transport.
     pub ws: Ws,
+    /// `[bosh]`: the HTTP transport of XEP-0124 and XEP-0206.
+    pub bosh: Bosh,
     /// `[limits]`: what one client, and all of them, can make the gateway hold.
     pub limits: Limits,
     /// `[upstream]`: connections to servers, in so far as they do not depend on the domain.
@@ -98,7 +100,69 @@ pub struct Ws {
     pub stamp_lang: bool,
 }
 
-/// The value of `ws.allowed_origins`.
+/// `[bosh]`: XMPP over HTTP (XEP-0124, XEP-0206). What the client is told in seconds is whole
+/// seconds.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Bosh {
+    /// Request paths of the endpoint, each beginning with `/`; matched exactly. Empty is off.
+    pub paths: Vec<String>,
+    /// BOSH-16: the longest `wait`.
+    pub wait_max: Duration,
+    /// BOSH-16: the `wait` of a client that names none; at most `wait_max`.
+    pub wait_default: Duration,
+    /// BOSH-17: the largest `hold`.
+    pub hold_max: u32,
+    /// BOSH-57: how long a session lives without an open request.
+    pub inactivity: Duration,
+    /// BOSH-18: the same for a session that polls.
+    pub polling_inactivity: Duration,
+    /// BOSH-62, BOSH-63: the shortest time between two empty requests.
+    pub polling: Duration,
+    /// BOSH-58: the longest `pause`; zero is none.
+    pub maxpause: Duration,
+    /// BOSH-29: how long the creation response waits for the server's features.
+    pub first_response_timeout: Duration,
+    /// BOSH-37: how long an empty answer that `hold` forces waits for data to ride on it.
+    pub linger: Duration,
+    /// BOSH-62: what becomes of a client that asks too often.
+    pub overactivity: Overactivity,
+    /// BOSH-77: how long a dead session's condition is kept for the next request.
+    pub zombie: Duration,
+    /// BOSH-08, BOSH-09: read compressed requests and compress large responses.
+    pub gzip: bool,
+    /// XB-12: restart the stream of clients that know neither `ver` nor `xmpp:version`.
+    pub auto_restart: bool,
+    /// BOSH-79: how a request is refused whose session, and so whose mode, is unknown.
+    pub legacy_unknown: LegacyUnknown,
+    /// SEC-02: which web pages may read the answers.
+    pub allowed_origins: AllowedOrigins,
+    /// SEC-02: request headers that pages may send besides `Content-Type`; lower case.
+    pub allowed_headers: Vec<String>,
+    /// SEC-18: the time for a request's body, besides a second for each KiB that came.
+    pub body_timeout: Duration,
+    /// BOSH-25: the only values of `route` that are let pass, as `host:port`; empty ignores it.
+    pub route_allow: Vec<String>,
+}
+
+/// `bosh.overactivity` (BOSH-62).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overactivity {
+    /// It is counted.
+    Lenient,
+    /// It ends the session.
+    Strict,
+}
+
+/// `bosh.legacy_unknown` (BOSH-79).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LegacyUnknown {
+    /// By a `<body/>` with a condition, as XEP-0124 has it since version 1.6.
+    Body,
+    /// By a status code, as older clients know it.
+    Http,
+}
+
+/// The value of `ws.allowed_origins` and `bosh.allowed_origins`.
 #[derive(Debug, Clone, PartialEq)]
 pub enum AllowedOrigins {
     /// `"*"`: any page.
@@ -134,6 +198,10 @@ pub struct Limits {
     pub namespaces: u32,
     /// Elements within one first-level element.
     pub elements: u32,
+    /// BOSH-06: one BOSH request's body; at least `element_bytes` and 4096.
+    pub body_bytes: usize,
+    /// Payloads of one BOSH request.
+    pub body_elements: u32,
     /// SEC-17: bytes queued in one direction of a session before the gateway stops reading the
     /// other side. At least `element_bytes`. One element is always taken, so a single large one
     /// from the server may exceed it.
@@ -150,6 +218,9 @@ pub struct Limits {
     pub sessions: usize,
     /// Sessions from one client address; `None` is no limit.
     pub sessions_per_address: Option<usize>,
+    /// BOSH-91: BOSH requests for unknown sessions in a minute from one client address; `None` is
+    /// no limit.
+    pub unknown_sids_per_minute: Option<u32>,
 }
 
 /// `[upstream]`: what holds for connections to every server.

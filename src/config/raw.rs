@@ -18,6 +18,7 @@ pub(super) struct Raw {
     pub(super) listen: Listen,
     pub(super) admin: Admin,
     pub(super) ws: Ws,
+    pub(super) bosh: Bosh,
     pub(super) limits: Limits,
     pub(super) upstream: Upstream,
     pub(super) domains: BTreeMap<String, Domain>,
@@ -96,6 +97,56 @@ impl Default for Ws {
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Bosh {
+    pub(super) paths: Vec<String>,
+    pub(super) wait_max: Span,
+    pub(super) wait_default: Span,
+    pub(super) hold_max: Count,
+    pub(super) inactivity: Span,
+    pub(super) polling_inactivity: Span,
+    pub(super) polling: Span,
+    pub(super) maxpause: Span,
+    pub(super) first_response_timeout: Span,
+    pub(super) linger: Span,
+    pub(super) overactivity: String,
+    pub(super) zombie: Span,
+    pub(super) gzip: bool,
+    pub(super) auto_restart: bool,
+    pub(super) legacy_unknown: String,
+    pub(super) allowed_origins: Vec<String>,
+    pub(super) allowed_headers: Vec<String>,
+    pub(super) body_timeout: Span,
+    pub(super) route_allow: Vec<String>,
+}
+
+impl Default for Bosh {
+    fn default() -> Self {
+        Self {
+            paths: list(&["/http-bind", "/http-bind/", "/bosh", "/bosh/"]),
+            wait_max: seconds(55),
+            wait_default: seconds(55),
+            hold_max: Count(1),
+            inactivity: seconds(75),
+            polling_inactivity: seconds(120),
+            polling: seconds(5),
+            maxpause: seconds(120),
+            first_response_timeout: seconds(10),
+            linger: Span(Duration::from_millis(10)),
+            overactivity: "lenient".to_owned(),
+            zombie: seconds(75),
+            gzip: false,
+            auto_restart: false,
+            legacy_unknown: "body".to_owned(),
+            allowed_origins: list(&["*"]),
+            allowed_headers: Vec::new(),
+            body_timeout: seconds(15),
+            route_allow: Vec::new(),
+        }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Limits {
     pub(super) element_bytes: Size,
     pub(super) server_element_bytes: Size,
@@ -104,6 +155,8 @@ pub(super) struct Limits {
     pub(super) name_bytes: Size,
     pub(super) namespaces: Count,
     pub(super) elements: Count,
+    pub(super) body_bytes: Size,
+    pub(super) body_elements: Count,
     pub(super) pending_bytes: Size,
     pub(super) pending_stanzas: Count,
     pub(super) unauthenticated_bytes: Size,
@@ -111,6 +164,7 @@ pub(super) struct Limits {
     pub(super) stall_timeout: Span,
     pub(super) sessions: Count,
     pub(super) sessions_per_address: Count,
+    pub(super) unknown_sids_per_minute: Count,
 }
 
 impl Default for Limits {
@@ -123,6 +177,8 @@ impl Default for Limits {
             name_bytes: Size(1024),
             namespaces: Count(64),
             elements: Count(10_000),
+            body_bytes: Size(0),
+            body_elements: Count(256),
             pending_bytes: Size(1 << 20),
             pending_stanzas: Count(1000),
             unauthenticated_bytes: Size(64 << 10),
@@ -130,6 +186,7 @@ impl Default for Limits {
             stall_timeout: seconds(30),
             sessions: Count(20_000),
             sessions_per_address: Count(0),
+            unknown_sids_per_minute: Count(0),
         }
     }
 }

@@ -14,12 +14,16 @@ use sha2::{Digest as _, Sha256};
 
 use super::{DOMAIN, ECHO, ROOM};
 
-/// Where WebSocket clients connect.
-const WEBSOCKET: &str = "/xmpp-websocket";
-/// Where BOSH clients connect, once the gateway has that transport.
-const BOSH: Option<&str> = None;
-/// Where the metrics are, if the page is to show a link.
-const METRICS: Option<&str> = None;
+/// Where the page finds what it connects to, each a path on its own listener or a whole URL.
+#[derive(Clone, Debug)]
+pub struct Places {
+    /// Where WebSocket clients connect.
+    pub websocket: String,
+    /// Where BOSH clients connect, if they can.
+    pub bosh: Option<String>,
+    /// Where the metrics are.
+    pub metrics: Option<String>,
+}
 
 /// `'self'` covers WebSocket connections to where the page came from: CSP 3 says so ("Does url match
 /// expression in origin with redirect count?"), and Chromium since 71, Safari since 16 and Firefox
@@ -75,7 +79,7 @@ const ASSETS: &[Asset] = &[
 ];
 
 /// Registers `/` and what it needs below `/demo/` with actix's `App`, for `GET` and `HEAD`.
-pub fn configure(config: &mut web::ServiceConfig) {
+pub fn configure(places: &Places, config: &mut web::ServiceConfig) {
     for &asset in ASSETS {
         let tag = EntityTag::new_strong(fingerprint(asset.text));
         let serve = move |request: HttpRequest| {
@@ -84,7 +88,7 @@ pub fn configure(config: &mut web::ServiceConfig) {
         };
         config.service(web::resource(asset.path).route(read().to(serve)));
     }
-    let settings = settings();
+    let settings = settings(places);
     config.service(web::resource("/demo/config.json").route(read().to(move || {
         let answer =
             headed(HttpResponse::Ok()).content_type("application/json").body(settings.clone());
@@ -98,13 +102,16 @@ fn read() -> actix_web::Route {
 
 /// What the page has to know, as JSON: the domain, where to connect (`null`: not offered), and
 /// whom to offer as contacts.
-fn settings() -> String {
-    // All of these are constants without a character that JSON escapes.
-    let optional =
-        |text: Option<&str>| text.map_or("null".to_owned(), |text| format!("\"{text}\""));
-    let (bosh, metrics) = (optional(BOSH), optional(METRICS));
+fn settings(places: &Places) -> String {
+    // Paths of the configuration and URLs of ours: nothing in them that JSON escapes.
+    let quoted = |text: &Option<String>| match text {
+        Some(text) => format!("\"{text}\""),
+        None => "null".to_owned(),
+    };
+    let Places { websocket, bosh, metrics } = places;
+    let (bosh, metrics) = (quoted(bosh), quoted(metrics));
     format!(
-        "{{\"domain\":\"{DOMAIN}\",\"websocket\":\"{WEBSOCKET}\",\"bosh\":{bosh},\
+        "{{\"domain\":\"{DOMAIN}\",\"websocket\":\"{websocket}\",\"bosh\":{bosh},\
          \"metrics\":{metrics},\"echo\":\"{ECHO}\",\"room\":\"{ROOM}\"}}"
     )
 }
@@ -147,8 +154,16 @@ mod tests {
 
     use super::*;
 
+    fn places() -> Places {
+        Places {
+            websocket: "/xmpp-websocket".to_owned(),
+            bosh: Some("/http-bind".to_owned()),
+            metrics: None,
+        }
+    }
+
     async fn get(request: TestRequest) -> (StatusCode, Vec<(String, String)>, String) {
-        let app = init_service(App::new().configure(configure)).await;
+        let app = init_service(App::new().configure(|config| configure(&places(), config))).await;
         let response = call_service(&app, request.to_request()).await;
         let status = response.status();
         let headers = response

@@ -5,6 +5,7 @@
 //! answer from the same [`Routes`].
 
 pub mod admin;
+pub mod bosh;
 pub mod ws;
 
 use std::rc::Rc;
@@ -20,6 +21,7 @@ use crate::proto::handshake::{self, Answer, Verdict, Version};
 #[derive(Clone, Debug)]
 pub struct Routes {
     websocket: Arc<[Box<str>]>,
+    bosh: Arc<[Box<str>]>,
     handshake: Arc<handshake::Settings>,
 }
 
@@ -33,13 +35,19 @@ pub enum Judged {
 }
 
 impl Routes {
-    /// The paths of the WebSocket, and what an upgrade there needs.
+    /// The paths of the WebSocket and of BOSH, which may share some, and what an upgrade needs.
     #[must_use]
-    pub fn new(websocket: &[String], handshake: handshake::Settings) -> Self {
-        Self {
-            websocket: websocket.iter().map(|path| path.as_str().into()).collect(),
-            handshake: Arc::new(handshake),
-        }
+    pub fn new(websocket: &[String], bosh: &[String], handshake: handshake::Settings) -> Self {
+        let boxed = |paths: &[String]| paths.iter().map(|path| path.as_str().into()).collect();
+        Self { websocket: boxed(websocket), bosh: boxed(bosh), handshake: Arc::new(handshake) }
+    }
+
+    /// Whether a request that is no upgrade is one for BOSH. On a path that the WebSocket has too,
+    /// only the methods that nothing but BOSH has: its page says more.
+    #[must_use]
+    pub fn is_bosh(&self, path: &str, method: &str) -> bool {
+        let has = |paths: &[Box<str>]| paths.iter().any(|known| &**known == path);
+        has(&self.bosh) && (matches!(method, "POST" | "OPTIONS") || !has(&self.websocket))
     }
 
     /// What becomes of a request; the query string takes no part in it (WS-06).
@@ -65,11 +73,17 @@ impl Routes {
 }
 
 /// Registers the routes with actix's `App`: all that is no upgrade.
-pub fn configure(routes: Rc<Routes>) -> impl FnOnce(&mut web::ServiceConfig) {
+pub fn configure(routes: Rc<Routes>, face: bosh::Face) -> impl FnOnce(&mut web::ServiceConfig) {
     move |app| {
-        app.default_service(web::to(move |request: HttpRequest| {
-            let routes = Rc::clone(&routes);
-            async move { plain(&routes, &request) }
+        app.default_service(web::to(move |request: HttpRequest, payload: web::Payload| {
+            let (routes, face) = (Rc::clone(&routes), face.clone());
+            async move {
+                if routes.is_bosh(request.path(), request.method().as_str()) {
+                    face.answer(request, payload).await
+                } else {
+                    plain(&routes, &request)
+                }
+            }
         }));
     }
 }

@@ -20,7 +20,8 @@ use tracing::{debug, info_span, warn};
 use super::{Judged, Routes, version};
 use crate::metrics::Upgrade;
 use crate::proto::handshake::{self, Verdict};
-use crate::session::run::{Run, clock};
+use crate::session::run::Run;
+use crate::session::timer::clock;
 use crate::session::worker::Worker;
 
 /// How long a refused client may take to read the refusal.

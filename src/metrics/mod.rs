@@ -4,6 +4,8 @@
 //! enums, so their number is known when the program is compiled; no sid, JID, address, domain or
 //! free text is ever one (SEC-15).
 
+mod bosh;
+
 use std::sync::Arc;
 
 use prometheus::{
@@ -11,8 +13,10 @@ use prometheus::{
     Registry, TextEncoder,
 };
 
+pub use bosh::{BoshMetrics, OpenGuard, Refusal};
+
 use crate::proto::fault::Fault;
-use crate::proto::ws::session::Flow;
+use crate::proto::stream::Flow;
 
 /// How a client reaches us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,11 +25,13 @@ pub enum Transport {
     Websocket,
     /// draft-moffitt-xmpp-over-websocket.
     WebsocketLegacy,
+    /// XEP-0124.
+    Bosh,
 }
 
 impl Transport {
     /// Every transport.
-    pub const ALL: [Self; 2] = [Self::Websocket, Self::WebsocketLegacy];
+    pub const ALL: [Self; 3] = [Self::Websocket, Self::WebsocketLegacy, Self::Bosh];
 
     /// The value of the label `transport`.
     #[must_use]
@@ -33,6 +39,7 @@ impl Transport {
         match self {
             Self::Websocket => "websocket",
             Self::WebsocketLegacy => "websocket_legacy",
+            Self::Bosh => "bosh",
         }
     }
 }
@@ -125,7 +132,9 @@ impl TransportMetrics {
 #[derive(Debug)]
 pub struct Metrics {
     registry: Registry,
-    transports: [TransportMetrics; 2],
+    /// What only BOSH has.
+    pub bosh: BoshMetrics,
+    transports: [TransportMetrics; 3],
     upgrades: [IntCounter; 5],
     upstream_connects: IntCounterVec,
     /// Seconds from the client's opening to a negotiated upstream stream, failures included.
@@ -256,7 +265,9 @@ impl Metrics {
                 to_client: direction(transport, "to_client"),
             }
         });
+        let bosh = BoshMetrics::register(&registry)?;
         Ok(Arc::new(Self {
+            bosh,
             transports,
             upgrades: Upgrade::ALL.map(|outcome| upgrades.with_label_values(&[outcome.label()])),
             upstream_connects,

@@ -3,9 +3,10 @@
 //! Whose fault it was, what the client is told, which word the metric, the log line and the
 //! client's text share, and how loud the log is: total functions side by side, so that a new fault
 //! does not compile until all of them are answered. What does not live here: the bytes (see
-//! [`super::ws`]) and the detail an operator needs about a failed connection (see
+//! [`super::ws`], [`super::bosh`]) and the detail an operator needs about a failed connection (see
 //! `upstream::ConnectFault`, which is logged where it happens).
 
+use super::bosh::Condition;
 use super::xml::Violation;
 
 /// Who is to blame for the end of a session.
@@ -98,6 +99,31 @@ pub enum Fault {
     Unauthenticated,
     /// The client tried to negotiate TLS inside the stream.
     ClientTls,
+    /// A BOSH session was asked for without a domain, and none is the default.
+    ImproperAddressing,
+    /// A BOSH request that is not exactly one `<body/>`, or an attribute of it has no value it may have
+    /// (XEP-0124 §6).
+    BadBody,
+    /// A BOSH request of a session that is not here.
+    UnknownSid,
+    /// A rid outside the window, too high or too old (XEP-0124 §14.2, §14.3).
+    BadRid,
+    /// A rid that the ones behind it waited for did not come (BOSH-36).
+    Gap,
+    /// A key that is wrong, missing or out of place (XEP-0124 §15).
+    BadKey,
+    /// A pause longer than `bosh.maxpause`, or none at all (XEP-0124 §10).
+    BadPause,
+    /// Requests that came too soon one after the other (XEP-0124 §11, §12).
+    Overactive,
+    /// One rid was repeated too often (XEP-0124 §14.3).
+    Repeated,
+    /// More responses than are kept were left unacknowledged (BOSH-43).
+    ReplayFull,
+    /// More than is kept was sent before the server's stream stood.
+    EarlyData,
+    /// No request was open for `bosh.inactivity` (XEP-0124 §10).
+    Inactive,
     /// No candidate of the domain could be reached, or none negotiated.
     ServerUnreachable,
     /// The server's connection ended without a stream end.
@@ -125,7 +151,7 @@ pub struct StreamError {
 
 impl Fault {
     /// Every fault, for tables and tests.
-    pub const ALL: [Self; 31] = [
+    pub const ALL: [Self; 43] = [
         Self::Closed,
         Self::ServerClosed,
         Self::ServerError,
@@ -150,6 +176,18 @@ impl Fault {
         Self::SlowMessage,
         Self::Unauthenticated,
         Self::ClientTls,
+        Self::ImproperAddressing,
+        Self::BadBody,
+        Self::UnknownSid,
+        Self::BadRid,
+        Self::Gap,
+        Self::BadKey,
+        Self::BadPause,
+        Self::Overactive,
+        Self::Repeated,
+        Self::ReplayFull,
+        Self::EarlyData,
+        Self::Inactive,
         Self::ServerUnreachable,
         Self::ServerLost,
         Self::ServerBadXml,
@@ -184,7 +222,19 @@ impl Fault {
             | Self::XmlLimit
             | Self::SlowMessage
             | Self::Unauthenticated
-            | Self::ClientTls => Blame::Client,
+            | Self::ClientTls
+            | Self::ImproperAddressing
+            | Self::BadBody
+            | Self::UnknownSid
+            | Self::BadRid
+            | Self::Gap
+            | Self::BadKey
+            | Self::BadPause
+            | Self::Overactive
+            | Self::Repeated
+            | Self::ReplayFull
+            | Self::EarlyData
+            | Self::Inactive => Blame::Client,
             Self::ServerError
             | Self::ServerUnreachable
             | Self::ServerLost
@@ -223,6 +273,18 @@ impl Fault {
             Self::SlowMessage => "slow_message",
             Self::Unauthenticated => "unauthenticated",
             Self::ClientTls => "client_tls",
+            Self::ImproperAddressing => "improper_addressing",
+            Self::BadBody => "bad_body",
+            Self::UnknownSid => "bad_sid",
+            Self::BadRid => "bad_rid",
+            Self::Gap => "gap",
+            Self::BadKey => "bad_key",
+            Self::BadPause => "bad_pause",
+            Self::Overactive => "overactive",
+            Self::Repeated => "repeated",
+            Self::ReplayFull => "replay_full",
+            Self::EarlyData => "early_data",
+            Self::Inactive => "inactive",
             Self::ServerUnreachable => "server_unreachable",
             Self::ServerLost => "server_lost",
             Self::ServerBadXml => "server_bad_xml",
@@ -233,7 +295,7 @@ impl Fault {
         }
     }
 
-    /// What the client is told; `None` where the end is no error or nobody is there to hear it.
+    /// What a WebSocket client is told; `None` where the end is no error or nobody is there to hear it.
     #[must_use]
     pub fn stream_error(self) -> Option<StreamError> {
         let (condition, text) = match self {
@@ -245,7 +307,19 @@ impl Fault {
             | Self::ClientSilent
             | Self::ClientStalled
             | Self::ClientError
-            | Self::ClientTls => return None,
+            | Self::ClientTls
+            | Self::ImproperAddressing
+            | Self::BadBody
+            | Self::UnknownSid
+            | Self::BadRid
+            | Self::Gap
+            | Self::BadKey
+            | Self::BadPause
+            | Self::Overactive
+            | Self::Repeated
+            | Self::ReplayFull
+            | Self::EarlyData
+            | Self::Inactive => return None,
             Self::BadXml => ("not-well-formed", "the message is not one well-formed element"),
             Self::RestrictedXml => ("restricted-xml", "XML that XMPP does not allow"),
             Self::BadFormat => ("bad-format", "this element is not allowed here"),
@@ -279,6 +353,54 @@ impl Fault {
         Some(StreamError { condition, text })
     }
 
+    /// The terminal binding condition a BOSH client is told (XEP-0124 §17.2); `None` where the end
+    /// is no error, or nobody is there to hear it.
+    #[must_use]
+    pub fn condition(self) -> Option<Condition> {
+        Some(match self {
+            Self::Closed
+            | Self::ServerClosed
+            | Self::ClientLost
+            | Self::ClientLeft
+            | Self::ClientSilent
+            | Self::ClientStalled
+            | Self::ClientError
+            | Self::ClientTls
+            | Self::Inactive => return None,
+            Self::BadXml
+            | Self::RestrictedXml
+            | Self::BadFormat
+            | Self::InvalidNamespace
+            | Self::UnsupportedVersion
+            | Self::BadUtf8
+            | Self::UnsupportedEncoding
+            | Self::Binary
+            | Self::BadFrame
+            | Self::BadBody => Condition::BadRequest,
+            Self::HostUnknown => Condition::HostUnknown,
+            Self::ImproperAddressing => Condition::ImproperAddressing,
+            Self::UnknownSid | Self::BadRid | Self::Gap | Self::BadKey => Condition::ItemNotFound,
+            Self::TooBig
+            | Self::FrameTooBig
+            | Self::XmlLimit
+            | Self::SlowMessage
+            | Self::Unauthenticated
+            | Self::BadPause
+            | Self::Overactive
+            | Self::Repeated
+            | Self::ReplayFull
+            | Self::EarlyData => Condition::PolicyViolation,
+            Self::ServerError => Condition::RemoteStreamError,
+            Self::ServerUnreachable
+            | Self::ServerLost
+            | Self::ServerBadXml
+            | Self::ServerSecurityLayer
+            | Self::ServerStalled => Condition::RemoteConnectionFailed,
+            Self::Drain => Condition::SystemShutdown,
+            Self::Bug => Condition::InternalServerError,
+        })
+    }
+
     /// The code of the WebSocket Close frame (RFC 6455 §7.4.1).
     #[must_use]
     pub fn close_code(self) -> u16 {
@@ -309,6 +431,18 @@ impl Fault {
             | Self::SlowMessage
             | Self::Unauthenticated
             | Self::ClientTls
+            | Self::ImproperAddressing
+            | Self::BadBody
+            | Self::UnknownSid
+            | Self::BadRid
+            | Self::Gap
+            | Self::BadKey
+            | Self::BadPause
+            | Self::Overactive
+            | Self::Repeated
+            | Self::ReplayFull
+            | Self::EarlyData
+            | Self::Inactive
             | Self::ServerUnreachable
             | Self::ServerLost
             | Self::ServerBadXml
@@ -330,7 +464,12 @@ impl Fault {
             | Self::BadUtf8
             | Self::UnsupportedEncoding
             | Self::Binary
-            | Self::BadFrame => Level::Debug,
+            | Self::BadFrame
+            | Self::ImproperAddressing
+            | Self::BadBody
+            | Self::UnknownSid
+            | Self::BadRid
+            | Self::BadKey => Level::Debug,
             Self::Closed
             | Self::ServerClosed
             | Self::ServerError
@@ -345,6 +484,13 @@ impl Fault {
             | Self::SlowMessage
             | Self::Unauthenticated
             | Self::ClientTls
+            | Self::Gap
+            | Self::BadPause
+            | Self::Overactive
+            | Self::Repeated
+            | Self::ReplayFull
+            | Self::EarlyData
+            | Self::Inactive
             | Self::Drain => Level::Info,
             Self::ServerUnreachable
             | Self::ServerLost
@@ -381,6 +527,17 @@ mod tests {
     fn labels_are_distinct() {
         let labels: HashSet<_> = Fault::ALL.iter().map(|fault| fault.label()).collect();
         assert_eq!(labels.len(), Fault::ALL.len());
+    }
+
+    /// BOSH-70: too high, too old, unknown and badly keyed all look alike; BOSH-71, BOSH-72.
+    #[test]
+    fn conditions_tell_no_more_than_they_may() {
+        for fault in [Fault::UnknownSid, Fault::BadRid, Fault::Gap, Fault::BadKey] {
+            assert_eq!(fault.condition(), Some(Condition::ItemNotFound), "{fault:?}");
+        }
+        assert_eq!(Fault::ServerBadXml.condition(), Some(Condition::RemoteConnectionFailed));
+        assert_eq!(Fault::Overactive.condition(), Some(Condition::PolicyViolation));
+        assert_eq!(Fault::Closed.condition(), None);
     }
 
     /// RFC 6455 §7.4: 1005, 1006 and 1015 are never sent.

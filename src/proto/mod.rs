@@ -5,6 +5,7 @@
 //! presence, iq), *nonza* (any other top-level element), *server* for the XMPP server and
 //! *upstream* for our side of the link to it.
 
+pub mod bosh;
 pub mod c2s;
 pub mod domain;
 pub mod fault;
@@ -13,5 +14,6 @@ pub mod handshake;
 pub mod item;
 pub mod ns;
 pub mod seam;
+pub mod stream;
 pub mod ws;
 pub mod xml;

@@ -26,6 +26,8 @@ pub const BIND2: &str = "urn:xmpp:bind:0";
 pub const BIND2_DRAFT: &str = "urn:xmpp:bind2:1";
 /// XEP-0078: logins without SASL.
 pub const IQ_AUTH: &str = "jabber:iq:auth";
+/// XEP-0280: message carbons.
+pub const CARBONS: &str = "urn:xmpp:carbons:2";
 /// XEP-0198, the older version still offered by Prosody.
 pub const SM2: &str = "urn:xmpp:sm:2";
 /// XEP-0198: stream management.

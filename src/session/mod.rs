@@ -1,9 +1,15 @@
 //! The shell: one task per session, and what the sessions of a worker share.
 //!
-//! [`run`] drives the machine of `proto::ws` over two sockets. [`worker`] holds the scratch memory
-//! that keeps an idle session small, and wakes every session of its thread when the process drains.
-//! Which connections are accepted at all is `http::ws`; how the server is reached is `upstream`.
+//! [`run`] drives the machine of `proto::ws` over two sockets; [`mod@bosh`] drives that of
+//! `proto::bosh` over one and over the requests that [`registry`] brings it. The server's side is
+//! the same for both. [`worker`] holds the scratch memory that keeps an idle session small, and
+//! wakes every session of its thread when the process drains. Which connections and requests are
+//! accepted at all is `http`; how the server is reached is `upstream`.
 
+pub mod bosh;
+mod link;
 mod pending;
+pub mod registry;
 pub mod run;
+pub(crate) mod timer;
 pub mod worker;

@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tokio::io::AsyncWrite;
 
-/// Bytes a socket did not take yet.
+/// Bytes a socket did not take yet, and whether its write side was ended.
 #[derive(Default)]
 pub(crate) struct Pending {
     bytes: Vec<u8>,
@@ -16,6 +16,7 @@ pub(crate) struct Pending {
     pub(crate) since: Option<Instant>,
     /// The transport holds bytes of its own (TLS).
     unflushed: bool,
+    shut: bool,
 }
 
 impl Pending {
@@ -74,8 +75,16 @@ impl Pending {
         Ok(())
     }
 
+    /// Ends the write side, once; true when that is done. Nothing may wait.
+    pub(crate) fn shut<W: AsyncWrite + Unpin>(&mut self, io: &mut W, cx: &mut Context<'_>) -> bool {
+        if !self.shut && Pin::new(io).poll_shutdown(cx).is_ready() {
+            self.shut = true;
+        }
+        self.shut
+    }
+
     pub(crate) fn clear(&mut self) {
-        *self = Self::default();
+        *self = Self { shut: self.shut, ..Self::default() };
     }
 }
 
@@ -98,7 +107,7 @@ fn write_some<W: AsyncWrite + Unpin>(
 
 #[cfg(test)]
 mod tests {
-    use super::super::run::clock;
+    use super::super::timer::clock;
     use super::*;
 
     /// Takes three bytes at a time, and none at every other call.

@@ -7,57 +7,45 @@
 //! `limits.stall_timeout` ends the session.
 
 use std::future::Future;
-use std::io;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
-use tracing::{Span, debug, error, info, warn};
+use tracing::{Span, debug};
 
+use super::link::{Machine, ServerLink, read_some};
 use super::pending::Pending;
+use super::timer::{arm, clock};
 use super::worker::{Buffers, Permit, READ_CHUNK, Worker};
 use crate::metrics::{Transport, Upgrade};
-use crate::proto::fault::{Fault, Level};
+use crate::proto::fault::Fault;
+use crate::proto::stream::ServerSide;
 use crate::proto::ws::Framing;
-use crate::proto::ws::session::{ClientSide, Loss, ServerSide, Session, Tally};
-use crate::upstream::{ConnectFault, Established, Io};
+use crate::proto::ws::session::{ClientSide, Loss, Out, Session};
+use crate::proto::xml::Scratch;
+use crate::upstream::Established;
 
 /// Read chunks handled in one poll before other sessions of the thread get their turn.
-const TURNS: u32 = 16;
-
-type Connecting = Pin<Box<dyn Future<Output = (Result<Established, ConnectFault>, Duration)>>>;
-
-/// The server's connection.
-enum Server {
-    None,
-    Connecting(Connecting),
-    Open(Io),
-}
+pub(super) const TURNS: u32 = 16;
 
 /// One session, from the 101 to the end of both connections.
 pub struct Run {
     worker: Rc<Worker>,
     machine: Session,
     client: Option<TcpStream>,
-    server: Server,
+    link: ServerLink,
     to_client: Pending,
-    to_server: Pending,
     /// Input the machine had no room for, or that came before it wanted any.
     held_client: Vec<u8>,
-    held_server: Vec<u8>,
     sleep: Pin<Box<Sleep>>,
     span: Span,
     transport: Option<Transport>,
-    client_shut: bool,
-    server_shut: bool,
-    /// A write failed. What the peer sent before is still read, since it may say why: only the
+    /// A write failed. What the client sent before is still read, since it may say why: only the
     /// end of its stream, which is due, ends that side.
     client_deaf: bool,
-    server_deaf: Option<Instant>,
     /// The timer knows whom to wake.
     armed: bool,
     drained: bool,
@@ -84,18 +72,13 @@ impl Run {
         Self {
             machine,
             client: Some(client),
-            server: Server::None,
+            link: ServerLink::new(),
             to_client: Pending::default(),
-            to_server: Pending::default(),
             held_client: early,
-            held_server: Vec::new(),
             sleep: Box::pin(tokio::time::sleep_until(at.into())),
             span,
             transport: None,
-            client_shut: false,
-            server_shut: false,
             client_deaf: false,
-            server_deaf: None,
             armed: false,
             drained: false,
             registered: false,
@@ -125,8 +108,7 @@ impl Run {
     /// Whether the client is not read: the server does not take what was read, or the client does
     /// not take what is for it, where every ping puts a pong.
     fn client_waits(&self) -> bool {
-        !self.to_server.is_empty()
-            || self.to_client.len() >= self.worker.shared.settings.pending_bytes
+        self.link.is_waiting() || self.to_client.len() >= self.worker.shared.settings.pending_bytes
     }
 
     fn read_client(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
@@ -203,84 +185,17 @@ impl Run {
         }
         let Some(request) = self.machine.take_request() else { return };
         self.span.record("domain", request.domain.as_str());
-        let connector = self.worker.shared.connector.clone();
-        self.server = Server::Connecting(Box::pin(async move {
-            let begun = tokio::time::Instant::from_std(clock());
-            let result = connector.open(&request).await;
-            (result, begun.elapsed())
-        }));
+        self.link.open(request, &self.worker.shared);
     }
 
     fn poll_connect(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
-        let Server::Connecting(connecting) = &mut self.server else { return false };
-        if self.machine.server() != ServerSide::Connecting {
-            // The client left: nobody waits for this connection.
-            self.server = Server::None;
-            return true;
-        }
-        let Poll::Ready((result, took)) = connecting.as_mut().poll(cx) else { return false };
-        let metrics = &self.worker.shared.metrics;
-        metrics.upstream_connect_seconds.observe(took.as_secs_f64());
-        match result {
-            Ok(established) => {
-                metrics.upstream_connect("ok");
-                self.server = Server::Open(established.io);
-                self.held_server = established.unread;
-                self.machine.connected(
-                    &established.header,
-                    established.secure,
-                    established.identified,
-                    &mut buffers.out,
-                    now,
-                );
-            }
-            Err(fault) => {
-                metrics.upstream_connect(fault.label());
-                self.server = Server::None;
-                self.span.in_scope(|| {
-                    let reason = fault.label();
-                    match self.worker.server_warnings.admit(now) {
-                        Some(held_back) => {
-                            warn!(reason, %fault, held_back, "server_connect_failed");
-                        }
-                        None => debug!(reason, %fault, "server_connect_failed"),
-                    }
-                });
-                self.machine.connect_failed(&mut buffers.out, now);
-            }
-        }
-        true
+        let Self { link, machine, worker, span, .. } = self;
+        link.poll_connect(machine, worker, span, &mut buffers.out, now, cx)
     }
 
     fn read_server(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
-        let Server::Open(io) = &mut self.server else { return false };
-        if !self.machine.wants_server() || !self.to_client.is_empty() {
-            return false;
-        }
-        if !self.held_server.is_empty() {
-            let held = std::mem::take(&mut self.held_server);
-            let mut input = held.as_slice();
-            self.machine.from_server(&mut buffers.scratch, &mut input, &mut buffers.out, now);
-            if !input.is_empty() {
-                self.held_server = input.to_vec();
-            }
-            return true;
-        }
-        match read_some(io, &mut buffers.read, cx) {
-            Poll::Pending => false,
-            Poll::Ready(Ok(0) | Err(_)) => {
-                self.machine.server_gone(&mut buffers.out, now);
-                true
-            }
-            Poll::Ready(Ok(n)) => {
-                let mut input = &buffers.read[..n];
-                self.machine.from_server(&mut buffers.scratch, &mut input, &mut buffers.out, now);
-                if !input.is_empty() {
-                    self.held_server = input.to_vec();
-                }
-                true
-            }
-        }
+        let Buffers { read, scratch, out, .. } = buffers;
+        self.to_client.is_empty() && self.link.read(&mut self.machine, read, scratch, out, now, cx)
     }
 
     // ---- writing, time, the end ------------------------------------------------------------
@@ -288,42 +203,10 @@ impl Run {
     /// True if a socket has taken all that waited for it: the other side, which was not read
     /// meanwhile and so will not wake this task, has to be looked at again.
     fn write_both(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
-        let (server_waits, client_waits) = (!self.to_server.is_empty(), !self.to_client.is_empty());
-        self.write_server(buffers, now, cx);
+        let (server_waits, client_waits) = (self.link.is_waiting(), !self.to_client.is_empty());
+        self.link.write(&mut buffers.out.server, self.machine.server(), now, cx);
         self.write_client(buffers, now, cx);
-        server_waits && self.to_server.is_empty() || client_waits && self.to_client.is_empty()
-    }
-
-    fn write_server(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) {
-        let fresh = &mut buffers.out.server;
-        let Server::Open(io) = &mut self.server else {
-            fresh.clear();
-            return;
-        };
-        if self.server_deaf.is_some() {
-            fresh.clear();
-        } else if !(fresh.is_empty() && self.to_server.is_empty())
-            && self.to_server.write(io, fresh, now, cx).is_err()
-        {
-            fresh.clear();
-            self.to_server.clear();
-            self.server_deaf = Some(now);
-        }
-        if matches!(self.machine.server(), ServerSide::Finishing(_))
-            && self.to_server.is_empty()
-            && !self.server_shut
-        {
-            // close_notify and FIN; what the server still sends is read to its end.
-            match Pin::new(&mut *io).poll_shutdown(cx) {
-                Poll::Ready(_) => self.server_shut = true,
-                Poll::Pending => {}
-            }
-        }
-        if matches!(self.machine.server(), ServerSide::Gone) {
-            self.server = Server::None;
-            self.to_server.clear();
-            self.held_server = Vec::new();
-        }
+        server_waits && !self.link.is_waiting() || client_waits && self.to_client.is_empty()
     }
 
     fn write_client(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) {
@@ -347,13 +230,7 @@ impl Run {
                 ClientSide::Finishing(_) => true,
                 _ => false,
             };
-            if shut && !self.client_shut {
-                match Pin::new(&mut *client).poll_shutdown(cx) {
-                    Poll::Ready(_) => self.client_shut = true,
-                    Poll::Pending => {}
-                }
-            }
-            if self.client_shut {
+            if shut && self.to_client.shut(client, cx) {
                 self.machine.client_flushed();
             }
         }
@@ -380,15 +257,7 @@ impl Run {
             self.to_client.clear();
             self.machine.client_gone(Loss::Stalled, now);
         }
-        // A server that only stopped reading (a Unix socket can) would swallow what is sent to it.
-        let grace = self.worker.shared.settings.close_grace;
-        if self.server_deaf.is_some_and(|since| since + grace <= now) {
-            self.machine.server_gone(&mut buffers.out, now);
-        }
-        if self.to_server.since.is_some_and(|since| since + stall <= now) {
-            self.to_server.clear();
-            self.machine.server_stalled(&mut buffers.out, now);
-        }
+        self.link.tick(&mut self.machine, &self.worker.shared, &mut buffers.out, now);
         if self.machine.deadline().is_some_and(|at| at <= now) {
             self.machine.tick(&mut buffers.out, now);
         }
@@ -399,10 +268,7 @@ impl Run {
         [
             self.machine.deadline(),
             self.to_client.since.map(|since| since + stall),
-            self.to_server.since.map(|since| since + stall),
-            self.server_deaf
-                .filter(|_| matches!(self.server, Server::Open(_)))
-                .map(|since| since + self.worker.shared.settings.close_grace),
+            self.link.deadline(&self.worker.shared),
         ]
         .into_iter()
         .flatten()
@@ -411,27 +277,45 @@ impl Run {
 
     fn count(&self, buffers: &mut Buffers) {
         let tally = std::mem::take(&mut buffers.out.tally);
-        if tally == Tally::default() {
-            return;
-        }
-        let metrics = &self.worker.shared.metrics;
-        if let Some(transport) = self.transport {
-            let of_transport = metrics.transport(transport);
-            of_transport.to_server(&tally.to_server);
-            of_transport.to_client(&tally.to_client);
-        }
-        for (counter, count) in [
-            (&metrics.repaired, tally.repaired),
-            (&metrics.emptied, tally.emptied),
-            (&metrics.dropped, tally.dropped),
-            (&metrics.blank_messages, tally.blank),
-            (&metrics.channel_binding_plus, tally.binding_plus),
-            (&metrics.channel_binding_gs2, tally.binding_gs2),
-        ] {
-            if count > 0 {
-                counter.inc_by(u64::from(count));
-            }
-        }
+        self.worker.shared.count(self.transport, &tally);
+    }
+}
+
+impl Machine for Session {
+    type Out = Out;
+
+    fn server(&self) -> ServerSide {
+        Self::server(self)
+    }
+
+    fn wants_server(&self) -> bool {
+        Self::wants_server(self)
+    }
+
+    fn connected(&mut self, stream: &Established, out: &mut Out, now: Instant) {
+        Self::connected(self, &stream.header, stream.secure, stream.identified, out, now);
+    }
+
+    fn connect_failed(&mut self, out: &mut Out, now: Instant) {
+        Self::connect_failed(self, out, now);
+    }
+
+    fn server_bytes(
+        &mut self,
+        scratch: &mut Scratch,
+        input: &mut &[u8],
+        out: &mut Out,
+        now: Instant,
+    ) {
+        self.from_server(scratch, input, out, now);
+    }
+
+    fn server_gone(&mut self, out: &mut Out, now: Instant) {
+        Self::server_gone(self, out, now);
+    }
+
+    fn server_stalled(&mut self, out: &mut Out, now: Instant) {
+        Self::server_stalled(self, out, now);
     }
 }
 
@@ -462,19 +346,7 @@ impl Future for Run {
             return Poll::Ready(());
         }
         let Some(at) = this.deadline() else { return Poll::Pending };
-        // The timer is only moved when it would come too late: what a stanza puts off is found
-        // out when it fires.
-        if at < this.sleep.deadline().into_std() || this.sleep.is_elapsed() {
-            this.sleep.as_mut().reset(at.into());
-            this.armed = false;
-        }
-        // A task keeps its waker, so that an armed timer need not be asked at every stanza.
-        if !this.armed {
-            this.armed = true;
-            if ask(this.sleep.as_mut(), cx).is_ready() {
-                cx.waker().wake_by_ref();
-            }
-        }
+        arm(&mut this.sleep, &mut this.armed, at, cx);
         Poll::Pending
     }
 }
@@ -483,79 +355,19 @@ impl Drop for Run {
     fn drop(&mut self) {
         self.worker.unregister(self.id);
         let now = clock();
-        let seconds = now.duration_since(self.opened).as_secs_f64();
         let fault = if std::thread::panicking() { Some(Fault::Bug) } else { self.machine.ended() };
         match (self.transport, fault) {
+            // A session dropped alive is one of a worker that was stopped.
             (Some(transport), fault) => {
-                // A session dropped alive is one of a worker that was stopped.
                 let fault = fault.unwrap_or(Fault::Drain);
-                self.worker.shared.metrics.transport(transport).ended(fault);
-                let (reason, blame) = (fault.label(), fault.blame().label());
-                self.span.in_scope(|| match fault.level() {
-                    Level::Debug => debug!(reason, blame, seconds, "session_ended"),
-                    Level::Info => info!(reason, blame, seconds, "session_ended"),
-                    Level::Warn => match self.worker.server_warnings.admit(now) {
-                        Some(held_back) => {
-                            warn!(reason, blame, seconds, held_back, "session_ended");
-                        }
-                        None => debug!(reason, blame, seconds, "session_ended"),
-                    },
-                    Level::Error => error!(reason, blame, seconds, "session_ended"),
-                });
+                self.worker.session_ended(&self.span, transport, fault, self.opened, now);
             }
             (None, fault) => {
                 self.worker.shared.metrics.upgrade(Upgrade::NeverOpened);
                 let reason = fault.map_or("drain", |fault| fault.label());
+                let seconds = now.duration_since(self.opened).as_secs_f64();
                 self.span.in_scope(|| debug!(reason, seconds, "session_never_opened"));
             }
         }
-    }
-}
-
-/// One read; zero is the end of the stream.
-fn read_some<R: AsyncRead + Unpin>(
-    io: &mut R,
-    buffer: &mut [u8],
-    cx: &mut Context<'_>,
-) -> Poll<io::Result<usize>> {
-    let mut buffer = ReadBuf::new(buffer);
-    match Pin::new(io).poll_read(cx, &mut buffer) {
-        Poll::Ready(Ok(())) => Poll::Ready(Ok(buffer.filled().len())),
-        Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-        Poll::Pending => Poll::Pending,
-    }
-}
-
-/// Asks the timer, and tells it whom to wake. Outside the budget that tokio gives a task: where
-/// reading has used that up, the answer would be "not yet", and nobody would be woken.
-fn ask(sleep: Pin<&mut Sleep>, cx: &mut Context<'_>) -> Poll<()> {
-    std::pin::pin!(tokio::task::unconstrained(sleep)).poll(cx)
-}
-
-/// Where time enters a session.
-#[expect(clippy::disallowed_methods, reason = "the shell is where the clock is read")]
-pub(crate) fn clock() -> Instant {
-    Instant::now()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// WS-40: a poll that has used up its share of the thread still sets its timer.
-    #[tokio::test]
-    async fn a_timer_is_set_without_budget() {
-        let begun = clock();
-        let mut sleep = Box::pin(tokio::time::sleep(Duration::from_millis(20)));
-        let mut first = true;
-        let fired = std::future::poll_fn(|cx| {
-            if std::mem::take(&mut first) {
-                while std::pin::pin!(tokio::task::consume_budget()).poll(cx).is_ready() {}
-                assert!(ask(sleep.as_mut(), cx).is_pending());
-            }
-            if sleep.is_elapsed() { Poll::Ready(()) } else { Poll::Pending }
-        });
-        let _ = tokio::time::timeout(Duration::from_secs(2), fired).await;
-        assert!(begun.elapsed() < Duration::from_secs(1), "nobody was woken");
     }
 }

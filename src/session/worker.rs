@@ -12,10 +12,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
-use crate::metrics::Metrics;
-use crate::proto::ws;
-use crate::proto::ws::session::{Out, Tally};
+use tracing::{Span, debug, error, info, warn};
+
+use super::registry::Registry;
+use crate::metrics::{Metrics, Transport};
+use crate::proto::fault::{Fault, Level};
+use crate::proto::stream::Tally;
+use crate::proto::ws::session::Out;
 use crate::proto::xml::Scratch;
+use crate::proto::{bosh, ws};
 use crate::upstream::Connector;
 
 /// Bytes read from a socket at a time.
@@ -31,12 +36,43 @@ pub struct Shared {
     pub metrics: Arc<Metrics>,
     /// The way to the servers.
     pub connector: Connector,
-    /// The machine's numbers.
+    /// The numbers of the WebSocket's machine.
     pub settings: Arc<ws::Settings>,
+    /// The numbers of BOSH's machine.
+    pub bosh: Arc<bosh::Settings>,
+    /// The BOSH sessions by sid.
+    pub registry: Arc<Registry>,
     /// How long a socket may take no byte while there are some for it.
     pub stall_timeout: Duration,
     /// Sessions of the process, all listeners together.
     pub sessions: Arc<Sessions>,
+}
+
+impl Shared {
+    /// Adds what a session of `transport` has counted; without one, nothing of it has passed yet.
+    pub(crate) fn count(&self, transport: Option<Transport>, tally: &Tally) {
+        if *tally == Tally::default() {
+            return;
+        }
+        let metrics = &self.metrics;
+        if let Some(transport) = transport {
+            let of_transport = metrics.transport(transport);
+            of_transport.to_server(&tally.to_server);
+            of_transport.to_client(&tally.to_client);
+        }
+        for (counter, count) in [
+            (&metrics.repaired, tally.repaired),
+            (&metrics.emptied, tally.emptied),
+            (&metrics.dropped, tally.dropped),
+            (&metrics.blank_messages, tally.blank),
+            (&metrics.channel_binding_plus, tally.binding_plus),
+            (&metrics.channel_binding_gs2, tally.binding_gs2),
+        ] {
+            if count > 0 {
+                counter.inc_by(u64::from(count));
+            }
+        }
+    }
 }
 
 /// The number of sessions, bounded.
@@ -128,7 +164,7 @@ impl Drop for Permit {
 }
 
 /// What counts as one address: an IPv4 address, or the /64 that one IPv6 customer has (SEC-16).
-fn network(address: IpAddr) -> IpAddr {
+pub(crate) fn network(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => {
             let prefix = address.to_bits() & !u128::from(u64::MAX);
@@ -143,15 +179,22 @@ fn network(address: IpAddr) -> IpAddr {
 pub struct Buffers {
     /// What was read last.
     pub read: Vec<u8>,
-    /// What is to be written.
+    /// What a WebSocket session writes.
     pub out: Out,
+    /// What a BOSH session writes and answers.
+    pub bosh: bosh::session::Out,
     /// The scanner's working memory.
     pub scratch: Scratch,
 }
 
 impl Buffers {
     fn new() -> Self {
-        Self { read: vec![0; READ_CHUNK], out: Out::default(), scratch: Scratch::default() }
+        Self {
+            read: vec![0; READ_CHUNK],
+            out: Out::default(),
+            bosh: bosh::session::Out::default(),
+            scratch: Scratch::default(),
+        }
     }
 
     /// Starts a poll. The buffers are empty unless a session panicked in the middle of its own,
@@ -160,11 +203,15 @@ impl Buffers {
         self.out.client.clear();
         self.out.server.clear();
         self.out.tally = Tally::default();
+        self.bosh.server.clear();
+        self.bosh.responses.clear();
+        self.bosh.tally = Tally::default();
+        self.bosh.counts = bosh::session::Counts::default();
     }
 
     /// Gives back what one large burst made grow.
     pub fn trim(&mut self) {
-        for buffer in [&mut self.out.client, &mut self.out.server] {
+        for buffer in [&mut self.out.client, &mut self.out.server, &mut self.bosh.server] {
             buffer.clear();
             if buffer.capacity() > KEEP {
                 buffer.shrink_to(KEEP);
@@ -241,6 +288,31 @@ impl Worker {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
         id
+    }
+
+    /// Counts the end of a session that was opened at `opened`, and logs it as loud as it is.
+    pub(crate) fn session_ended(
+        &self,
+        span: &Span,
+        transport: Transport,
+        fault: Fault,
+        opened: Instant,
+        now: Instant,
+    ) {
+        self.shared.metrics.transport(transport).ended(fault);
+        let seconds = now.duration_since(opened).as_secs_f64();
+        let (reason, blame) = (fault.label(), fault.blame().label());
+        span.in_scope(|| match fault.level() {
+            Level::Debug => debug!(reason, blame, seconds, "session_ended"),
+            Level::Info => info!(reason, blame, seconds, "session_ended"),
+            Level::Warn => match self.server_warnings.admit(now) {
+                Some(held_back) => {
+                    warn!(reason, blame, seconds, held_back, "session_ended");
+                }
+                None => debug!(reason, blame, seconds, "session_ended"),
+            },
+            Level::Error => error!(reason, blame, seconds, "session_ended"),
+        });
     }
 
     /// Registers a session for the drain.

@@ -10,6 +10,8 @@ use base64::prelude::BASE64_STANDARD;
 use minidom::Element;
 use tokio::time::timeout;
 
+use super::bosh::{Bosh, Cuts, Session};
+use super::http::Cut;
 use super::scram::Scram;
 use super::server::Account;
 use super::socket::{Received, Socket};
@@ -50,17 +52,20 @@ pub enum Transport {
     Ws,
     /// draft-moffitt-xmpp-over-websocket
     WsLegacy,
+    /// XEP-0124, XEP-0206
+    Bosh,
 }
 
 impl Transport {
     /// All, in the order of the table.
-    pub const ALL: [Self; 2] = [Self::Ws, Self::WsLegacy];
+    pub const ALL: [Self; 3] = [Self::Ws, Self::WsLegacy, Self::Bosh];
 
     /// Its name in the table.
     pub fn name(self) -> &'static str {
         match self {
             Self::Ws => "ws",
             Self::WsLegacy => "ws-legacy",
+            Self::Bosh => "bosh",
         }
     }
 }
@@ -68,7 +73,7 @@ impl Transport {
 /// Where a client connects.
 #[derive(Clone, Debug)]
 pub struct Endpoint {
-    /// `ws://address:port/path`
+    /// `ws://address:port/path`, for BOSH `http://address:port/path`
     pub url: String,
     /// How to speak there.
     pub transport: Transport,
@@ -96,6 +101,8 @@ pub enum Event {
     Close,
     /// The WebSocket was closed with this code.
     Closed(Option<u16>),
+    /// The BOSH session was ended, with this condition unless it was a clean end.
+    Terminated(Option<String>),
     /// The connection is gone.
     Lost,
 }
@@ -103,11 +110,11 @@ pub enum Event {
 /// How a stream ended, as the client saw it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Ending {
-    /// The condition of a `<stream:error/>`, if one came.
+    /// The condition of a `<stream:error/>`, if one came; else that of a BOSH session's end.
     pub condition: Option<String>,
-    /// Whether the other side closed its stream (`<close/>`, `</stream:stream>`).
+    /// Whether the other side closed its stream (`<close/>`, `</stream:stream>`, `terminate`).
     pub closed: bool,
-    /// The WebSocket close code; `None` if the connection was only gone.
+    /// The WebSocket close code; `None` if the connection was only gone, and over BOSH.
     pub code: Option<u16>,
 }
 
@@ -124,9 +131,15 @@ pub struct Counters {
     pub acknowledged: u32,
 }
 
+/// What carries a stream.
+enum Carrier {
+    WebSocket(Socket),
+    Bosh(Box<Bosh>),
+}
+
 /// One client.
 pub struct Client {
-    socket: Socket,
+    carrier: Carrier,
     transport: Transport,
     /// The last `<stream:features/>`.
     pub features: Element,
@@ -146,12 +159,18 @@ pub struct Client {
 impl Client {
     /// Connects the transport; nothing of XMPP yet.
     pub async fn connect(endpoint: &Endpoint) -> Result<Self> {
-        let socket = Socket::connect(&endpoint.url).await?;
-        if socket.header("Sec-WebSocket-Protocol") != Some("xmpp") {
-            bail!("WS-02: the subprotocol is not `xmpp`:\n{}", socket.head());
-        }
+        let carrier = match endpoint.transport {
+            Transport::Bosh => Carrier::Bosh(Box::new(Bosh::new(&endpoint.url)?)),
+            Transport::Ws | Transport::WsLegacy => {
+                let socket = Socket::connect(&endpoint.url).await?;
+                if socket.header("Sec-WebSocket-Protocol") != Some("xmpp") {
+                    bail!("WS-02: the subprotocol is not `xmpp`:\n{}", socket.head());
+                }
+                Carrier::WebSocket(socket)
+            }
+        };
         Ok(Self {
-            socket,
+            carrier,
             transport: endpoint.transport,
             features: Element::bare("features", ns::STREAMS),
             jid: String::new(),
@@ -225,15 +244,23 @@ impl Client {
         Ok(())
     }
 
-    /// Sends a stream header without waiting for anything.
+    /// Sends a stream header without waiting for anything; over BOSH the creation of a session, or
+    /// a restart.
     pub async fn send_open(&mut self, domain: &str) -> Result {
         self.domain = domain.to_owned();
+        self.make_room().await?;
+        if let Carrier::Bosh(bosh) = &mut self.carrier {
+            let header = bosh.send_open(domain).await?;
+            self.events.extend(header);
+            self.note(">", "(open)");
+            return Ok(());
+        }
         let header = match self.transport {
             Transport::Ws => format!(
                 "<open xmlns=\"{}\" to=\"{domain}\" version=\"1.0\" xml:lang=\"en\"/>",
                 ns::FRAMING
             ),
-            Transport::WsLegacy => format!(
+            _ => format!(
                 "<stream:stream xmlns=\"jabber:client\" xmlns:stream=\"{}\" to=\"{domain}\" \
                  version=\"1.0\" xml:lang=\"en\">",
                 ns::STREAMS
@@ -396,14 +423,47 @@ impl Client {
         format!("t{}", self.next_id)
     }
 
-    /// Sends one message of the transport as it is.
+    /// Sends one message of the transport, or one BOSH payload, as it is.
     pub async fn send(&mut self, xml: &str) -> Result {
         self.note(">", xml);
         let is_stanza = ["<message", "<presence", "<iq"].iter().any(|start| xml.starts_with(start));
         if let Some(sm) = self.sm.as_mut().filter(|_| is_stanza) {
             sm.sent = sm.sent.wrapping_add(1);
         }
-        self.socket.send_text(xml).await
+        self.make_room().await?;
+        match &mut self.carrier {
+            Carrier::WebSocket(socket) => socket.send_text(xml).await,
+            Carrier::Bosh(bosh) => {
+                let posted = bosh.post("", xml).await;
+                posted.with_context(|| self.transcript())
+            }
+        }
+    }
+
+    /// BOSH: takes answers until another request may be sent. What they bring is kept.
+    async fn make_room(&mut self) -> Result {
+        let taking = async {
+            loop {
+                match &mut self.carrier {
+                    Carrier::Bosh(bosh) if bosh.open() > 0 && !bosh.has_room() => {}
+                    _ => return anyhow::Ok(()),
+                }
+                self.receive().await?;
+            }
+        };
+        timeout(PATIENCE, taking).await.context("BOSH-37: no request was answered")?
+    }
+
+    /// BOSH: makes sure that a request is open and has arrived at the other side, so that it can
+    /// say something; nothing to do over WebSocket.
+    pub async fn listen(&mut self) -> Result {
+        self.make_room().await?;
+        let Carrier::Bosh(bosh) = &mut self.carrier else { return Ok(()) };
+        let held = timeout(PATIENCE, bosh.hold()).await;
+        let (text, events) = held.context("BOSH-37: no request was answered")??;
+        self.note("<", &text);
+        self.events.extend(events);
+        Ok(())
     }
 
     /// Reads until an element passes `test`; those that do not are kept for later calls. A stream
@@ -458,23 +518,34 @@ impl Client {
                 }
                 return Ok(event);
             }
-            let text = match self.socket.receive_patiently().await? {
-                Received::Text(text) => text,
+            self.receive().await?;
+        }
+    }
+
+    /// Takes what the transport brings next into `events`.
+    async fn receive(&mut self) -> Result {
+        let (text, events) = match &mut self.carrier {
+            Carrier::Bosh(bosh) => bosh.receive_patiently().await?,
+            Carrier::WebSocket(socket) => match socket.receive_patiently().await? {
+                Received::Text(text) => {
+                    let events = self.decode(&text);
+                    let events = events.with_context(|| format!("cannot read {text:?}"))?;
+                    (text, events)
+                }
                 Received::Binary(_) => bail!("WS-08: a binary message"),
-                Received::Ping(_) | Received::Pong(_) => continue,
+                Received::Ping(_) | Received::Pong(_) => return Ok(()),
                 Received::Close(code, reason) => {
-                    self.note("<", &format!("(close {code:?} {reason})"));
-                    return Ok(Event::Closed(code));
+                    (format!("(close {code:?} {reason})"), vec![Event::Closed(code)])
                 }
                 Received::Lost(reset) => {
-                    self.note("<", if reset { "(reset)" } else { "(end)" });
-                    return Ok(Event::Lost);
+                    let text = if reset { "(reset)" } else { "(end)" };
+                    (text.to_owned(), vec![Event::Lost])
                 }
-            };
-            self.note("<", &text);
-            let events = self.decode(&text).with_context(|| format!("cannot read {text:?}"))?;
-            self.events.extend(events);
-        }
+            },
+        };
+        self.note("<", &text);
+        self.events.extend(events);
+        Ok(())
     }
 
     /// What one message says; several things only in legacy framing.
@@ -483,7 +554,7 @@ impl Client {
             bail!("WS-18: a message of whitespace only");
         }
         let header = match self.transport {
-            Transport::Ws => {
+            Transport::Ws | Transport::Bosh => {
                 // WS-14, WS-15: a document by itself, with nothing in scope from before.
                 let element: Element = text.parse()?;
                 return Ok(vec![match element.name() {
@@ -588,15 +659,17 @@ impl Client {
 
     /// Closes the stream and waits for the other side's close and the WebSocket's.
     pub async fn quit(mut self) -> Result<Ending> {
-        self.send(self.close_tag()).await?;
+        self.close().await?;
         let reading = async {
             let mut ending = Ending::default();
             loop {
                 match self.event_patiently().await? {
                     Event::Close => {
                         ending.closed = true;
-                        self.socket.send_close(1000).await?;
+                        self.close_socket(1000).await?;
                     }
+                    Event::Terminated(None) => return Ok(Ending { closed: true, ..ending }),
+                    Event::Terminated(Some(condition)) => bail!("{condition} at the end"),
                     Event::Closed(code) => {
                         ending.code = code;
                         return Ok(ending);
@@ -627,11 +700,17 @@ impl Client {
                     Event::Close => {
                         ending.closed = true;
                         // WS-36: a client answers; whether it is still read does not matter.
-                        let _ = self.send(self.close_tag()).await;
+                        let _ = self.close().await;
                     }
                     Event::Closed(code) => {
                         ending.code = code;
-                        let _ = self.socket.send_close(code.unwrap_or(1000)).await;
+                        let _ = self.close_socket(code.unwrap_or(1000)).await;
+                        return Ok(());
+                    }
+                    Event::Terminated(condition) => {
+                        ending.closed = true;
+                        // XEP-0206 §6: the stream error says more than `remote-stream-error`.
+                        ending.condition = ending.condition.take().or(condition);
                         return Ok(());
                     }
                     Event::Lost => return Ok(()),
@@ -648,30 +727,74 @@ impl Client {
         }
     }
 
-    fn close_tag(&self) -> &'static str {
+    /// Closes the stream, whatever is to be read yet.
+    async fn close(&mut self) -> Result {
         match self.transport {
-            Transport::Ws => "<close xmlns=\"urn:ietf:params:xml:ns:xmpp-framing\"/>",
-            Transport::WsLegacy => "</stream:stream>",
+            Transport::Ws => {
+                self.send("<close xmlns=\"urn:ietf:params:xml:ns:xmpp-framing\"/>").await
+            }
+            Transport::WsLegacy => self.send("</stream:stream>").await,
+            Transport::Bosh => {
+                self.make_room().await?;
+                self.note(">", "(terminate)");
+                match &mut self.carrier {
+                    Carrier::Bosh(bosh) => bosh.terminate().await,
+                    Carrier::WebSocket(_) => Ok(()),
+                }
+            }
         }
     }
 
-    /// Ends the connection by a TCP reset: nothing is closed, nothing said.
+    async fn close_socket(&mut self, code: u16) -> Result {
+        match &mut self.carrier {
+            Carrier::WebSocket(socket) => socket.send_close(code).await,
+            Carrier::Bosh(_) => Ok(()),
+        }
+    }
+
+    /// Ends the connection by a TCP reset: nothing is closed, nothing said. Over BOSH every
+    /// connection, and none comes after them.
     pub fn cut(self) -> Result {
-        self.socket.cut()
+        match self.carrier {
+            Carrier::WebSocket(socket) => socket.cut(),
+            Carrier::Bosh(bosh) => bosh.lose(Cut::Reset),
+        }
     }
 
     /// Ends the connection in that way; the XMPP stream is not closed.
-    pub async fn lose(mut self, loss: Loss) -> Result {
-        match loss {
-            Loss::Reset => self.socket.cut(),
-            Loss::Fin => Ok(()),
-            Loss::CloseFrame => self.socket.send_close(1001).await,
+    pub async fn lose(self, loss: Loss) -> Result {
+        match (self.carrier, loss) {
+            (Carrier::WebSocket(socket), Loss::Reset) => socket.cut(),
+            (Carrier::WebSocket(_), Loss::Fin) => Ok(()),
+            (Carrier::WebSocket(mut socket), Loss::CloseFrame) => socket.send_close(1001).await,
+            (Carrier::Bosh(bosh), Loss::Reset) => bosh.lose(Cut::Reset),
+            (Carrier::Bosh(bosh), Loss::Fin) => bosh.lose(Cut::Fin),
+            (Carrier::Bosh(_), Loss::CloseFrame) => bail!("BOSH has no Close frame"),
         }
     }
 
-    /// The socket below, for whoever wants to break the rules.
+    /// The WebSocket below, for whoever wants to break the rules.
     pub fn socket(&mut self) -> &mut Socket {
-        &mut self.socket
+        match &mut self.carrier {
+            Carrier::WebSocket(socket) => socket,
+            Carrier::Bosh(_) => panic!("a BOSH client has no WebSocket"),
+        }
+    }
+
+    /// BOSH: from now on some of its connections are cut. The cuts so far otherwise.
+    pub fn cuts(&mut self) -> Option<&mut Option<Cuts>> {
+        match &mut self.carrier {
+            Carrier::WebSocket(_) => None,
+            Carrier::Bosh(bosh) => Some(&mut bosh.cuts),
+        }
+    }
+
+    /// BOSH: the session below, once nothing is open, for whoever writes each request.
+    pub fn into_session(self) -> Result<Session> {
+        match self.carrier {
+            Carrier::WebSocket(_) => bail!("no BOSH client"),
+            Carrier::Bosh(bosh) => bosh.into_session(),
+        }
     }
 
     /// The last messages of both sides, `>` ours, `<` theirs.
@@ -703,6 +826,7 @@ impl fmt::Display for Event {
             Self::Open(_) => out.write_str("a stream header"),
             Self::Element(element) => out.write_str(&text_of(element)),
             Self::Close => out.write_str("the end of the stream"),
+            Self::Terminated(condition) => write!(out, "terminate {condition:?}"),
             Self::Closed(code) => write!(out, "WebSocket close {code:?}"),
             Self::Lost => out.write_str("the end of the connection"),
         }

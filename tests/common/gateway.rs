@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail};
 
+use super::client::Transport;
 use super::process::{Directory, Process, free_ports, tail, wait_ready};
 use super::server::Server;
 use super::{PATIENCE, Result};
@@ -50,7 +51,12 @@ impl Gateway {
 
     /// Starts one that serves the domains of these servers at their c2s ports.
     pub fn in_front_of(servers: &[&Server]) -> Result<Self> {
-        let mut toml = String::from("[log]\nfilter = \"debug\"\n");
+        Self::in_front_of_with(servers, "")
+    }
+
+    /// The same with further configuration.
+    pub fn in_front_of_with(servers: &[&Server], toml: &str) -> Result<Self> {
+        let mut toml = format!("{toml}\n[log]\nfilter = \"debug\"\n");
         for server in servers {
             toml += &domain_toml(server);
         }
@@ -60,6 +66,19 @@ impl Gateway {
     /// Where WebSocket clients connect.
     pub fn ws_url(&self) -> String {
         format!("ws://{}/xmpp-websocket", self.listen)
+    }
+
+    /// Where BOSH clients connect.
+    pub fn bosh_url(&self) -> String {
+        format!("http://{}/http-bind", self.listen)
+    }
+
+    /// Where clients of that transport connect.
+    pub fn url(&self, transport: Transport) -> String {
+        match transport {
+            Transport::Ws | Transport::WsLegacy => self.ws_url(),
+            Transport::Bosh => self.bosh_url(),
+        }
     }
 
     /// The listener for clients.

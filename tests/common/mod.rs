@@ -1,10 +1,15 @@
 //! What the tests share: real XMPP servers and the gateway as child processes, and a client that
-//! speaks XMPP over WebSocket in both framings. Nothing here knows a scenario.
+//! speaks XMPP over WebSocket in both framings and over BOSH. Nothing here knows a scenario.
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
+pub mod bosh;
 pub mod client;
 pub mod gateway;
+pub mod http;
+pub mod peer;
 pub mod process;
+pub mod random;
+pub mod scene;
 pub mod scram;
 pub mod server;
 pub mod socket;

@@ -13,6 +13,7 @@ use std::time::Duration;
 use anyhow::{Context, anyhow, bail};
 
 use super::Result;
+use super::client::Transport;
 use super::process::{Directory, Process, find, free_ports, tail, wait_ready};
 
 /// The password of every account.
@@ -75,6 +76,8 @@ impl Kind {
 pub struct Settings {
     /// With a certificate the c2s port requires STARTTLS and a second one speaks TLS directly.
     pub tls: Option<Certificate>,
+    /// Seconds after which its own BOSH ends a session that is silent; 60 or more if 0.
+    pub bosh_inactivity: u32,
 }
 
 /// PEM files of the server's certificate (chain) and its private key.
@@ -206,6 +209,14 @@ impl Server {
             Kind::Prosody => format!("http://{}/http-bind", self.http),
             Kind::Ejabberd => format!("http://{}/bosh", self.http),
             Kind::Demo => String::new(),
+        }
+    }
+
+    /// Its own endpoint for that transport, to compare with.
+    pub fn url(&self, transport: Transport) -> String {
+        match transport {
+            Transport::Ws | Transport::WsLegacy => self.websocket_url(),
+            Transport::Bosh => self.bosh_url(),
         }
     }
 
@@ -344,6 +355,7 @@ websocket_frame_buffer_limit = 32 * 1024 * 1024
 smacks_max_queue_size = 100000
 smacks_max_hibernated_sessions = 1000
 limits = {{ }}
+bosh_max_inactivity = {inactivity}
 {certificate}
 VirtualHost "{domain}"
 "#,
@@ -353,6 +365,7 @@ VirtualHost "{domain}"
             http = self.http.port(),
             require_encryption = settings.tls.is_some(),
             plain = settings.tls.is_none(),
+            inactivity = if settings.bosh_inactivity == 0 { 60 } else { settings.bosh_inactivity },
         );
         self.directory.write("prosody.cfg.lua", &config)?;
         std::fs::create_dir_all(self.directory.join("certs"))?;
@@ -396,12 +409,15 @@ listen:
       /bosh: mod_bosh
 auth_method: [internal]
 auth_password_format: plain
+max_fsm_queue: 1000000
+shaper_rules:
+  max_user_offline_messages: infinity
 access_rules:
   everyone:
     allow: all
 modules:
   mod_bosh:
-    max_inactivity: 120
+    max_inactivity: {inactivity}
   mod_carboncopy: {{}}
   mod_client_state: {{}}
   mod_disco: {{}}
@@ -415,6 +431,7 @@ modules:
             domain = self.domain(),
             c2s = self.c2s.port(),
             http = self.http.port(),
+            inactivity = if settings.bosh_inactivity == 0 { 120 } else { settings.bosh_inactivity },
         );
         self.directory.write("ejabberd.yml", &config)?;
         self.directory.write("spool/.keep", "")?;

@@ -24,7 +24,7 @@ impl Cell {
 
 /// A table that tests fill from their threads.
 pub struct Table {
-    title: &'static str,
+    title: String,
     rows: Vec<String>,
     columns: Vec<String>,
     cells: Mutex<Vec<(String, String, Cell)>>,
@@ -32,8 +32,8 @@ pub struct Table {
 
 impl Table {
     /// An empty one; `rows` and `columns` in the order they are printed.
-    pub fn new(title: &'static str, rows: Vec<String>, columns: Vec<String>) -> Self {
-        Self { title, rows, columns, cells: Mutex::new(Vec::new()) }
+    pub fn new(title: impl Into<String>, rows: Vec<String>, columns: Vec<String>) -> Self {
+        Self { title: title.into(), rows, columns, cells: Mutex::new(Vec::new()) }
     }
 
     /// Fills a cell.

@@ -1,22 +1,28 @@
-// Logs in one strophe.js, one stanza and one @xmpp/client and lets each send a message to each
-// other. Prints one JSON object a line:
+// Logs in several clients and lets each send a message to each other. Prints one JSON object a line:
 //   {"step": "login" | "message" | "logout", "who": …, "to": …, "ok": …, "detail": …}
-// Argument: {"url": …, "domain": …, "accounts": [{"name": …, "password": …} × 3]} as JSON.
+// Argument: {"domain": …, "parties": [{"client": "strophe.js" | "strophe-1" | "stanza" |
+//   "@xmpp/client", "transport": "ws" | "bosh", "url": …, "name": …, "password": …}, …]} as JSON.
+// Strophe over BOSH runs in a browser's surroundings (jsdom) on a page of another origin, so that
+// the answers' CORS headers decide whether it can read them, as they do in a browser.
 
+import { readFileSync } from "node:fs";
 import { createRequire } from "node:module";
+import { JSDOM, VirtualConsole } from "jsdom";
 import { client as xmppClient, xml } from "@xmpp/client";
 import * as stanza from "stanza";
 import { $msg, $pres, Strophe } from "strophe.js";
 
 const PATIENCE = 10_000;
-const { url, domain, accounts } = JSON.parse(process.argv[2]);
-const versionOf = (name) => createRequire(import.meta.url)(`./node_modules/${name}/package.json`).version;
+const { domain, parties: wanted } = JSON.parse(process.argv[2]);
+const fileOf = (name) => new URL(`./node_modules/${name}`, import.meta.url);
+const manifestOf = (name) => createRequire(import.meta.url)(`./node_modules/${name}/package.json`);
 
-/** What the three have in common here: start() resolves to the full JID, send(to, body), stop(). */
+/** What all have in common here: start() resolves to the full JID, send(to, body), stop(). */
 class Party {
-  constructor(name) {
-    this.name = name;
-    this.title = `${name} ${versionOf(name)}`;
+  constructor({ client, transport, url, name, password }) {
+    const { name: published, version } = manifestOf(client);
+    this.name = `${published} ${version} (${transport})`;
+    Object.assign(this, { client, transport, url, account: { name, password } });
     this.bodies = [];
     this.waiting = [];
   }
@@ -36,13 +42,29 @@ class Party {
   }
 }
 
-class StropheParty extends Party {
-  constructor() {
-    super("strophe.js");
-  }
+/** Strophe as a page of another origin has it. */
+function stropheInBrowser(client) {
+  const console = new VirtualConsole();
+  console.on("jsdomError", (error) => process.stdout.write(`jsdom: ${error.message}\n`));
+  const options = { url: "http://page.test/", runScripts: "outside-only", virtualConsole: console };
+  const { window } = new JSDOM("<!doctype html>", options);
+  // What browsers have and jsdom lacks.
+  Object.defineProperty(window, "crypto", { value: globalThis.crypto });
+  // Cryptography takes only buffers of its own realm.
+  Object.assign(window, { TextEncoder, TextDecoder, ArrayBuffer, Uint8Array });
+  const script = client === "strophe-1" ? "strophe-1/strophe.js" : "strophe.js/dist/strophe.umd.cjs";
+  window.eval(readFileSync(fileOf(script), "utf8"));
+  return window;
+}
 
-  start({ name, password }) {
-    this.connection = new Strophe.Connection(url);
+class StropheParty extends Party {
+  start() {
+    const { name, password } = this.account;
+    const library =
+      this.transport === "bosh" ? stropheInBrowser(this.client) : { Strophe, $msg, $pres };
+    const { Strophe: { Connection, Status } } = library;
+    this.library = library;
+    this.connection = new Connection(this.url);
     this.connection.addHandler(
       (message) => {
         const body = message.getElementsByTagName("body")[0];
@@ -55,17 +77,17 @@ class StropheParty extends Party {
     return new Promise((resolve, reject) => {
       this.connection.connect(`${name}@${domain}`, password, (status, condition) => {
         switch (status) {
-          case Strophe.Status.CONNECTED:
-            this.connection.send($pres().tree());
+          case Status.CONNECTED:
+            this.connection.send(library.$pres().tree());
             resolve(this.connection.jid);
             break;
-          case Strophe.Status.DISCONNECTED:
+          case Status.DISCONNECTED:
             this.gone?.();
             reject(new Error("disconnected"));
             break;
-          case Strophe.Status.AUTHFAIL:
-          case Strophe.Status.CONNFAIL:
-          case Strophe.Status.ERROR:
+          case Status.AUTHFAIL:
+          case Status.CONNFAIL:
+          case Status.ERROR:
             reject(new Error(`status ${status}: ${condition}`));
             break;
         }
@@ -74,7 +96,7 @@ class StropheParty extends Party {
   }
 
   send(to, body) {
-    this.connection.send($msg({ to, type: "chat" }).c("body").t(body).tree());
+    this.connection.send(this.library.$msg({ to, type: "chat" }).c("body").t(body).tree());
   }
 
   stop() {
@@ -86,15 +108,13 @@ class StropheParty extends Party {
 }
 
 class StanzaParty extends Party {
-  constructor() {
-    super("stanza");
-  }
-
-  start({ name, password }) {
+  start() {
+    const { name, password } = this.account;
+    const { transport, url } = this;
     this.client = stanza.createClient({
       jid: `${name}@${domain}`,
       password,
-      transports: { websocket: url, bosh: false },
+      transports: { websocket: transport === "ws" && url, bosh: transport === "bosh" && url },
       autoReconnect: false,
     });
     this.client.on("message", (message) => this.received(message.body));
@@ -123,12 +143,9 @@ class StanzaParty extends Party {
 }
 
 class XmppJsParty extends Party {
-  constructor() {
-    super("@xmpp/client");
-  }
-
-  async start({ name, password }) {
-    this.client = xmppClient({ service: url, domain, username: name, password });
+  async start() {
+    const { name, password } = this.account;
+    this.client = xmppClient({ service: this.url, domain, username: name, password });
     this.client.reconnect.stop();
     this.client.on("stanza", (element) => {
       if (element.is("message")) this.received(element.getChildText("body"));
@@ -166,15 +183,21 @@ async function step(line, action) {
   }
 }
 
-const parties = [new StropheParty(), new StanzaParty(), new XmppJsParty()];
-for (const [at, party] of parties.entries()) {
-  party.jid = await step({ step: "login", who: party.title }, () => party.start(accounts[at]));
+const kinds = {
+  "strophe.js": StropheParty,
+  "strophe-1": StropheParty,
+  stanza: StanzaParty,
+  "@xmpp/client": XmppJsParty,
+};
+const parties = wanted.map((party) => new kinds[party.client](party));
+for (const party of parties) {
+  party.jid = await step({ step: "login", who: party.name }, () => party.start());
 }
 for (const from of parties) {
   for (const to of parties) {
     if (from === to) continue;
     const body = `from ${from.name} to ${to.name}: <merhaba> & "dünya" 'ñ' 😀\n${"uzun ".repeat(200)}`;
-    await step({ step: "message", who: from.title, to: to.title }, async () => {
+    await step({ step: "message", who: from.name, to: to.name }, async () => {
       if (!from.jid || !to.jid) throw new Error("not logged in");
       await from.send(to.jid, body);
       await to.expect(body);
@@ -182,7 +205,7 @@ for (const from of parties) {
   }
 }
 for (const party of parties) {
-  await step({ step: "logout", who: party.title }, async () => {
+  await step({ step: "logout", who: party.name }, async () => {
     if (!party.jid) throw new Error("not logged in");
     await party.stop();
   });

@@ -9,10 +9,11 @@ use super::super::domain::Domain;
 use super::super::fault::Fault;
 use super::super::frame::{self, FrameError, FrameEvent};
 use super::super::item::{Element, Kind, StreamHeader};
+use super::super::stream::{self, ServerSide};
 use super::super::xml::{self, Scope, Scratch};
 use super::super::{ns, seam};
-use super::core::{Binding, Core, text};
-use super::session::{ClientSide, Out, ServerSide};
+use super::core::{Core, text};
+use super::session::{ClientSide, Out};
 use super::{Framing, Settings};
 
 impl Core {
@@ -271,7 +272,7 @@ impl Core {
                 }
             }),
             // WS-29.
-            _ if self.flags.restart_due => self.fail(Fault::BadFormat, out, now),
+            _ if self.phase.restart_due => self.fail(Fault::BadFormat, out, now),
             _ if self.flags.client_closed => {}
             Kind::Message
             | Kind::Presence
@@ -280,12 +281,7 @@ impl Core {
             | Kind::Sasl2
             | Kind::Sm
             | Kind::Other => {
-                if matches!(kind, Kind::Sasl | Kind::Sasl2) && !self.flags.authenticated {
-                    self.note_binding(element);
-                }
-                if kind == Kind::Iq && !self.flags.authenticated {
-                    self.note_login(element);
-                }
+                self.phase.client_sent(element, kind);
                 let start = out.server.len();
                 seam::to_server(element, &mut out.server);
                 out.tally.to_server.count(kind, out.server.len() - start);
@@ -324,16 +320,13 @@ impl Core {
         out: &mut Out,
         now: Instant,
     ) {
-        let domain = match to {
-            Some(to) => Domain::parse(to).ok(),
-            None => self.settings.default_domain.clone(),
-        };
+        let domain = self.settings.served.addressed(to);
         self.domain.clone_from(&domain);
-        if !is_version_1(version) {
+        if !stream::is_version_1(version) {
             self.fail(Fault::UnsupportedVersion, out, now);
             return;
         }
-        let Some(domain) = domain.filter(|domain| self.settings.serves(domain)) else {
+        let Some(domain) = domain.filter(|domain| self.settings.served.serves(domain)) else {
             self.fail(Fault::HostUnknown, out, now);
             return;
         };
@@ -385,11 +378,11 @@ impl Core {
         out: &mut Out,
         now: Instant,
     ) -> bool {
-        if !self.flags.restart_due || self.flags.client_closed || self.server != ServerSide::Open {
+        if !self.phase.restart_due || self.flags.client_closed || self.server != ServerSide::Open {
             self.fail(Fault::BadFormat, out, now);
             return false;
         }
-        if !is_version_1(version) {
+        if !stream::is_version_1(version) {
             self.fail(Fault::UnsupportedVersion, out, now);
             return false;
         }
@@ -399,46 +392,14 @@ impl Core {
             self.fail(Fault::HostUnknown, out, now);
             return false;
         };
-        self.flags.restart_due = false;
-        self.flags.header_due = true;
+        self.phase.restart_due = false;
+        self.phase.header_due = true;
         // UP-05: only where nobody can listen.
-        let from = from.filter(|_| self.flags.secure);
+        let from = from.filter(|_| self.phase.secure);
         c2s::write_header(&mut out.server, &domain, from, lang);
         self.last_upstream = now;
         true
     }
-
-    /// UP-32: remembers a login without SASL, by the `id` of its answer.
-    pub(super) fn note_login(&mut self, element: &Element<'_>) {
-        let is_set = element.attribute("type").as_deref() == Some("set");
-        if is_set && element.children().iter().any(|child| child.namespace == ns::IQ_AUTH) {
-            self.login = element.attribute("id").map(|id| id.into_owned().into_boxed_str());
-        }
-    }
-
-    /// UP-27: remembers whether the login asks for channel binding, never what it says.
-    pub(super) fn note_binding(&mut self, element: &Element<'_>) {
-        if !matches!(element.local(), "auth" | "authenticate") {
-            return;
-        }
-        let plus =
-            element.attribute("mechanism").is_some_and(|mechanism| mechanism.ends_with("-PLUS"));
-        let asks = |text: &str| text.starts_with("eSw") || text.starts_with("cD0");
-        self.binding = if plus {
-            Some(Binding::Plus)
-        } else {
-            // Base64 of "y," and of "p=": the first characters of a GS2 header (RFC 5802 §7).
-            element.to_dom().ok().and_then(|dom| {
-                let inner = dom.get_child("initial-response", ns::SASL2).map(|child| child.text());
-                asks(inner.unwrap_or_else(|| dom.text()).trim()).then_some(Binding::Gs2)
-            })
-        };
-    }
-}
-
-/// WS-26: absent is 1.0; any minor version of 1 is spoken with.
-fn is_version_1(version: Option<&str>) -> bool {
-    version.is_none_or(|version| version.split('.').next() == Some("1"))
 }
 
 /// Whether a broken first message was meant as a legacy header.

@@ -10,8 +10,9 @@ use super::super::domain::Domain;
 use super::super::fault::Fault;
 use super::super::frame;
 use super::super::seam::FeatureRules;
+use super::super::stream::{Phase, ServerSide};
 use super::super::xml::Scope;
-use super::session::{ClientSide, Out, ServerSide};
+use super::session::{ClientSide, Out};
 use super::{Framing, Settings};
 
 /// Bytes of a client that are thrown away while its close is awaited (WS-44).
@@ -36,10 +37,8 @@ pub(super) struct Core {
     /// For the `id` of an `<open/>` of our own.
     pub(super) id: u64,
     pub(super) flags: Flags,
+    pub(super) phase: Phase,
     pub(super) features: FeatureRules,
-    pub(super) binding: Option<Binding>,
-    /// The `id` of a login without SASL (XEP-0078), until it is answered.
-    pub(super) login: Option<Box<str>>,
     pub(super) created: Instant,
     pub(super) last_frame: Instant,
     pub(super) next_ping: Instant,
@@ -52,31 +51,10 @@ pub(super) struct Core {
 pub(super) struct Flags {
     /// An `<open/>` of ours is on its way to the client.
     pub(super) opened: bool,
-    /// The server accepted the client's credentials.
-    pub(super) authenticated: bool,
-    /// A SASL1 success passed; only `<open/>` may follow (WS-29).
-    pub(super) restart_due: bool,
-    /// Our new header is on its way, the server's is awaited.
-    pub(super) header_due: bool,
-    /// A resource is bound: no restart any more.
-    pub(super) bound: bool,
-    /// The client uses XEP-0198 (SM-02).
-    pub(super) sm: bool,
     /// The client sent `<close/>`.
     pub(super) client_closed: bool,
     /// Input of the client can no longer be framed.
     pub(super) deaf: bool,
-    /// The features that end the negotiation after authentication have passed.
-    pub(super) settled: bool,
-    /// Upstream goes over TLS (UP-05).
-    pub(super) secure: bool,
-}
-
-/// Where channel binding was asked for (UP-27).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Binding {
-    Plus,
-    Gs2,
 }
 
 impl Core {
@@ -91,7 +69,7 @@ impl Core {
     }
 
     pub(super) fn room(&self) -> usize {
-        if self.flags.authenticated {
+        if self.phase.authenticated {
             self.settings.pending_bytes
         } else {
             self.settings.unauthenticated_bytes

@@ -6,9 +6,10 @@ use super::super::c2s;
 use super::super::fault::Fault;
 use super::super::frame;
 use super::super::item::StreamHeader;
+use super::super::stream::ServerSide;
 use super::super::xml::Scope;
 use super::core::{Core, text};
-use super::session::{ClientSide, Out, ServerSide};
+use super::session::{ClientSide, Out};
 use super::{Framing, write_error};
 
 impl Core {
@@ -157,8 +158,8 @@ impl Core {
         let interval = self.settings.whitespace_keepalive;
         let due = !interval.is_zero()
             && self.server == ServerSide::Open
-            && self.flags.settled
-            && !self.flags.header_due;
+            && self.phase.settled
+            && !self.phase.header_due;
         due.then(|| self.last_upstream + interval)
     }
 
@@ -166,7 +167,7 @@ impl Core {
         let client = match self.client {
             ClientSide::Open => {
                 let mut at = self.next_ping.min(self.silent_at());
-                if !self.flags.authenticated && !self.flags.client_closed {
+                if !self.phase.authenticated && !self.flags.client_closed {
                     at = at.min(self.created + self.settings.unauthenticated_lifetime);
                 }
                 if let Some(since) = self.mid_message_since {
@@ -220,7 +221,7 @@ impl Core {
     }
 
     pub(super) fn tick_open(&mut self, out: &mut Out, now: Instant) {
-        if !self.flags.authenticated
+        if !self.phase.authenticated
             && !self.flags.client_closed
             && self.created + self.settings.unauthenticated_lifetime <= now
         {
@@ -244,7 +245,7 @@ impl Core {
         if self.client != ClientSide::Open || self.flags.client_closed {
             return;
         }
-        if self.flags.sm {
+        if self.phase.sm {
             // WS-39: it resumes elsewhere, so neither side gets a stream end.
             self.lose_client(Fault::Drain, now);
             frame::close(&mut out.client, Fault::Drain.close_code(), "");

@@ -11,15 +11,14 @@ pub mod session;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeSet;
 use std::time::Duration;
 
-use super::domain::Domain;
 use super::fault::StreamError;
 use super::frame;
 use super::item::StreamHeader;
 use super::ns;
 use super::seam::{FeatureRules, escape_attribute};
+use super::stream::Served;
 use super::xml;
 
 /// The answer that Strophe compares as a string: one blank before `/>` (WS-24).
@@ -30,12 +29,8 @@ pub const LEGACY_CLOSE: &str = "</stream:stream>";
 /// What all sessions of a listener share; plain numbers from the configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// Domains served by name.
-    pub domains: BTreeSet<Domain>,
-    /// Whether any other domain is served too.
-    pub any_domain: bool,
-    /// The domain of a client that names none.
-    pub default_domain: Option<Domain>,
+    /// The domains that clients may name.
+    pub served: Served,
     /// Limits on the client's XML.
     pub client_xml: xml::Limits,
     /// Limits on the server's XML.
@@ -66,14 +61,6 @@ pub struct Settings {
     pub stamp_lang: bool,
     /// What is taken out of the server's features besides TLS and compression.
     pub features: FeatureRules,
-}
-
-impl Settings {
-    /// Whether clients of `domain` are served here.
-    #[must_use]
-    pub fn serves(&self, domain: &Domain) -> bool {
-        self.any_domain || self.domains.contains(domain)
-    }
 }
 
 /// How a WebSocket is framed; decided by its first message (WSL-01).

@@ -7,11 +7,11 @@ use super::super::c2s;
 use super::super::fault::Fault;
 use super::super::frame;
 use super::super::item::{Element, Kind, StreamHeader};
-use super::super::ns;
 use super::super::seam::{self, Rewrite};
+use super::super::stream::ServerSide;
 use super::Framing;
-use super::core::{Binding, Core, text};
-use super::session::{ClientSide, Out, ServerSide};
+use super::core::{Core, text};
+use super::session::{ClientSide, Out};
 
 impl Core {
     pub(super) fn server_header(&mut self, header: &StreamHeader, out: &mut Out) {
@@ -28,11 +28,11 @@ impl Core {
 
     /// The header that answers our restart.
     pub(super) fn restarted(&mut self, header: &StreamHeader, out: &mut Out, now: Instant) {
-        if !self.flags.header_due {
+        if !self.phase.header_due {
             self.server_garbage(out, now);
             return;
         }
-        self.flags.header_due = false;
+        self.phase.header_due = false;
         self.server_header(header, out);
     }
 
@@ -89,15 +89,13 @@ impl Core {
                 out.tally.to_client.count(kind, bytes);
             }
         }
-        if !(self.flags.bound && self.flags.authenticated && self.flags.sm) {
-            self.observe(element, kind, out);
-        }
+        self.phase.server_sent(element, kind, &mut out.tally);
     }
 
     /// Writes one element for the client, without the frame around it.
     fn write(&mut self, element: &Element<'_>, kind: Kind, out: &mut Vec<u8>) -> Rewrite {
         if kind == Kind::Features {
-            self.flags.settled |= self.flags.authenticated;
+            self.phase.settled |= self.phase.authenticated;
             return seam::features_to_client(element, &self.features, out);
         }
         let start = out.len();
@@ -109,70 +107,6 @@ impl Core {
             stamp_lang(out, start, lang);
         }
         rewrite
-    }
-
-    /// UP-23, SM-02: the phase follows what the server says.
-    pub(super) fn observe(&mut self, element: &Element<'_>, kind: Kind, out: &mut Out) {
-        match (kind, element.local()) {
-            (Kind::Sasl, "success") if !self.flags.authenticated => {
-                self.flags.authenticated = true;
-                self.flags.restart_due = true;
-            }
-            (Kind::Sasl | Kind::Sasl2, "failure") => match self.binding.take() {
-                Some(Binding::Plus) => out.tally.binding_plus += 1,
-                Some(Binding::Gs2) => out.tally.binding_gs2 += 1,
-                None => {}
-            },
-            (Kind::Sasl2, "success") => {
-                self.flags.authenticated = true;
-                if let Ok(success) = element.to_dom() {
-                    self.observe_sasl2(&success);
-                }
-            }
-            (Kind::Sm, "enabled") => self.flags.sm = true,
-            (Kind::Sm, "resumed") => {
-                self.flags.sm = true;
-                self.flags.bound = true;
-            }
-            (Kind::Iq, _) if !self.flags.bound => {
-                if element.attribute("type").as_deref() != Some("result") {
-                    return;
-                }
-                let children = element.children();
-                // XEP-0078 §3.1: the answer to a login is empty; one with a query asks for it.
-                let is_login = children.is_empty()
-                    && self.login.is_some()
-                    && self.login.as_deref() == element.attribute("id").as_deref();
-                if is_login || children.iter().any(|child| child.namespace == ns::BIND) {
-                    self.login = None;
-                    self.flags.bound = true;
-                    // Not every server sends a success.
-                    self.flags.authenticated = true;
-                }
-            }
-            _ => {}
-        }
-    }
-
-    pub(super) fn observe_sasl2(&mut self, success: &minidom::Element) {
-        for child in success.children() {
-            match (child.name(), child.ns().as_str()) {
-                ("authorization-identifier", ns::SASL2) if child.text().contains('/') => {
-                    self.flags.bound = true;
-                }
-                ("resumed", ns::SM3) => {
-                    self.flags.bound = true;
-                    self.flags.sm = true;
-                }
-                ("bound", ns::BIND2 | ns::BIND2_DRAFT) => {
-                    self.flags.bound = true;
-                    if child.get_child("enabled", ns::SM3).is_some() {
-                        self.flags.sm = true;
-                    }
-                }
-                _ => {}
-            }
-        }
     }
 
     /// `</stream:stream>` of the server, or its end of file after ours.
@@ -193,7 +127,7 @@ impl Core {
 
     /// XML that proves nothing (UP-36), or none at all (UP-25).
     pub(super) fn server_garbage(&mut self, out: &mut Out, now: Instant) {
-        let fault = if self.flags.restart_due || self.flags.header_due {
+        let fault = if self.phase.restart_due || self.phase.header_due {
             Fault::ServerSecurityLayer
         } else {
             Fault::ServerBadXml

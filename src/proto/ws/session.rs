@@ -15,60 +15,12 @@ use std::time::Instant;
 use super::super::c2s::OpenRequest;
 use super::super::fault::Fault;
 use super::super::frame::{FrameEvent, FrameReader};
-use super::super::item::{Item, Kind, StreamHeader};
+use super::super::item::{Item, StreamHeader};
 use super::super::seam::FeatureRules;
+use super::super::stream::{Phase, ServerSide, Tally};
 use super::super::xml::{ItemReader, Policy, Scratch};
 use super::core::{Core, Flags};
 use super::{Framing, Settings};
-
-/// Counts of what passed in one direction.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Flow {
-    /// `message`, `presence`, `iq`, and all other top-level elements.
-    pub elements: [u32; 4],
-    /// Bytes of those elements as they left the gateway, without frame heads.
-    pub bytes: u64,
-}
-
-impl Flow {
-    pub(super) fn count(&mut self, kind: Kind, bytes: usize) {
-        let slot = match kind {
-            Kind::Message => 0,
-            Kind::Presence => 1,
-            Kind::Iq => 2,
-            _ => 3,
-        };
-        self.elements[slot] += 1;
-        self.bytes += bytes as u64;
-    }
-
-    /// Elements of all kinds.
-    #[must_use]
-    pub fn total(&self) -> u32 {
-        self.elements.iter().sum()
-    }
-}
-
-/// What happened in one wake-up, for the shell to count.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Tally {
-    /// Elements passed to the server.
-    pub to_server: Flow,
-    /// Elements passed to the client.
-    pub to_client: Flow,
-    /// Stanzas repaired (UP-36).
-    pub repaired: u32,
-    /// Stanzas emptied (UP-36).
-    pub emptied: u32,
-    /// Broken nonzas dropped (UP-36).
-    pub dropped: u32,
-    /// Blank messages dropped (WS-12).
-    pub blank: u32,
-    /// Failed logins with a `-PLUS` mechanism (UP-27).
-    pub binding_plus: u32,
-    /// Failed logins whose GS2 header begins `p` or `y` (UP-27).
-    pub binding_gs2: u32,
-}
 
 /// Bytes to write, and the counts that belong to them. Reused between wake-ups.
 #[derive(Debug, Default)]
@@ -98,23 +50,6 @@ pub enum ClientSide {
         shut: bool,
     },
     /// Flush what can be flushed until the time, then close.
-    Finishing(Instant),
-    /// Drop it.
-    Gone,
-}
-
-/// What the shell has to do with the server's connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum ServerSide {
-    /// There is none.
-    Absent,
-    /// Being opened.
-    Connecting,
-    /// Read and write.
-    Open,
-    /// `</stream:stream>` was written; the server's end is awaited until the time.
-    Closing(Instant),
-    /// Flush, end the write side, read to the end, until the time.
     Finishing(Instant),
     /// Drop it.
     Gone,
@@ -156,9 +91,8 @@ impl Session {
                 lang: None,
                 id,
                 flags: Flags::default(),
+                phase: Phase::default(),
                 features: settings.features,
-                binding: None,
-                login: None,
                 created: now,
                 last_frame: now,
                 next_ping: now + settings.ping_interval,
@@ -328,7 +262,7 @@ impl Session {
         }
         core.server = ServerSide::Open;
         core.last_upstream = now;
-        core.flags.secure = secure;
+        core.phase.secure = secure;
         core.features = FeatureRules { strip_external: certified, ..core.settings.features };
         self.reader = ItemReader::with_scope(
             core.settings.server_xml,

@@ -10,8 +10,9 @@ use super::super::frame::FrameLimits;
 use super::super::item::{Item, StreamHeader};
 use super::super::seam::FeatureRules;
 use super::super::xml::{ItemReader, Limits, Policy, Scratch};
-use super::session::{ClientSide, Loss, Out, ServerSide, Session};
+use super::session::{ClientSide, Loss, Out, Session};
 use super::{CLOSE, Settings};
+use crate::proto::stream::{Served, ServerSide, Tally};
 
 const SASL: &str = "urn:ietf:params:xml:ns:xmpp-sasl";
 const HEADER: &str = "<?xml version='1.0'?><stream:stream xmlns='jabber:client' \
@@ -61,9 +62,10 @@ fn settings() -> Settings {
         elements: 10_000,
     };
     Settings {
-        domains: [Domain::parse("example.org").unwrap()].into(),
-        any_domain: false,
-        default_domain: None,
+        served: Served {
+            domains: [Domain::parse("example.org").unwrap()].into(),
+            ..Served::default()
+        },
         client_xml: xml,
         server_xml: Limits { element_bytes: 1 << 20, ..xml },
         frames: FrameLimits { message_bytes: 262_144, fragments: 64 },
@@ -533,7 +535,7 @@ fn to_selects_the_domain() {
         assert_eq!(got.len(), 4, "{got:?}");
         assert!(rig.session.take_request().is_none(), "{to}");
     }
-    let mut rig = Rig::with(|settings| settings.default_domain = Domain::parse("example.org").ok());
+    let mut rig = Rig::with(|settings| settings.served.default = Domain::parse("example.org").ok());
     rig.say(&open(""));
     assert!(rig.session.take_request().is_some());
 }
@@ -990,7 +992,7 @@ fn output_to_the_client_is_bounded() {
         })
         .open();
         rig.log_in();
-        rig.out.tally = super::session::Tally::default();
+        rig.out.tally = Tally::default();
         let flood = stanza.repeat(20_000);
         let mut input = flood.as_bytes();
         rig.session.from_server(&mut rig.scratch, &mut input, &mut rig.out, rig.now);
@@ -1126,7 +1128,7 @@ fn order_and_number_are_kept() {
         let stanza = format!("<message id='{number}'><body>&amp; {number}</body></message>");
         assert_eq!(rig.say(&stanza), []);
         sent.push_str(&stanza);
-        rig.out.tally = super::session::Tally::default();
+        rig.out.tally = Tally::default();
         let got = rig.server(&stanza);
         let expected = stanza.replace("<message", "<message xmlns=\"jabber:client\"");
         assert_eq!(got, [text(expected)]);
@@ -1154,7 +1156,7 @@ fn unprovable_xml_of_the_server_ends_the_session() {
 #[test]
 fn broken_stanzas_of_the_server_are_mended() {
     let mut rig = Rig::bound();
-    rig.out.tally = super::session::Tally::default();
+    rig.out.tally = Tally::default();
     let got = rig.server(
         "<message from='m@x/r'><p:y/></message>\
          <message from='m@x/r' to='a@example.org' id='1' type='chat'><!-- no --><body/></message>\

@@ -273,7 +273,7 @@ pub(super) fn stream_end(bytes: &[u8], scope: &Scope) -> Result<Option<usize>, V
 }
 
 /// `text` without the XML declaration at its start and the white space behind that.
-fn behind_declaration(text: &[u8]) -> Result<&[u8], Violation> {
+pub(super) fn behind_declaration(text: &[u8]) -> Result<&[u8], Violation> {
     if !text.starts_with(b"<?") {
         return Ok(text);
     }

@@ -10,6 +10,7 @@ mod message;
 mod scan;
 mod scope;
 mod tree;
+mod wrapper;
 
 #[cfg(test)]
 mod tests;
@@ -22,6 +23,7 @@ pub use scope::Scope;
 pub(crate) use chars::{Attributes, unescape_attribute};
 pub(crate) use scan::{Found, Ns, Span};
 pub(crate) use tree::{Content, Node, parse as parse_tree, write as write_tree};
+pub(crate) use wrapper::{Wrapper, wrapper};
 
 /// Why bytes were refused. The text names the rule, never the peer's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,0 +1,385 @@
+//! The face of BOSH: `POST`, CORS, and whatever else a browser asks of the path (XEP-0124 §5).
+//!
+//! A request's body is read within its limits (`intake`), understood by `proto::bosh::body`, and
+//! brought to its session through the registry; the handler then waits for the answer. If the
+//! client goes away meanwhile, actix drops the handler, and with it the receiving end, which is
+//! how the session learns of it (BOSH-48, BOSH-51).
+//!
+//! Statuses are chosen by what clients do about them: a 4xx ends the session in Strophe and JSJaC,
+//! a 5xx makes them try again. So whatever trying again would cure is a 503 with `Retry-After`, or
+//! an ordinary answer with a condition; every answer has CORS headers, since a page cannot even see
+//! the status without them. A creation is known as such only by its body, so that it is refused for
+//! want of room after that was read, which is bounded and cheap; requests of sessions that exist
+//! are never refused to make room.
+
+mod intake;
+mod strangers;
+
+use std::net::{IpAddr, SocketAddr};
+use std::rc::Rc;
+use std::time::Duration;
+
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
+use tokio::sync::oneshot;
+use tracing::{debug, warn};
+
+use self::intake::{Coding, Failure};
+pub use self::strangers::Strangers;
+use crate::metrics::Refusal;
+use crate::proto::bosh::body::{self, Body, Unreadable};
+use crate::proto::bosh::{Content, Reply, response};
+use crate::proto::fault::Fault;
+use crate::proto::handshake::Origins;
+use crate::session::bosh::create;
+use crate::session::registry::{Exchange, Refused};
+use crate::session::timer::clock;
+use crate::session::worker::Worker;
+
+/// What the face of BOSH needs of the configuration.
+#[derive(Debug)]
+pub struct Settings {
+    /// The pages that may read the answers (SEC-02).
+    pub origins: Origins,
+    /// Request headers that pages may send besides `Content-Type`.
+    pub allowed_headers: Vec<Box<str>>,
+    /// The time for a request's body, besides a second for each KiB that came (SEC-18).
+    pub body_timeout: Duration,
+    /// Coded requests are read, and large responses compressed (BOSH-08, BOSH-09).
+    pub gzip: bool,
+    /// Where the mode of a session is unknown, refusals are HTTP codes (BOSH-79).
+    pub legacy_unknown: bool,
+    /// Who asks for sessions that are not there (BOSH-91).
+    pub strangers: Option<Strangers>,
+}
+
+/// The face on one worker.
+#[derive(Clone, Debug)]
+pub struct Face {
+    /// The worker whose task the sessions are made on.
+    pub worker: Rc<Worker>,
+    /// The same for all workers.
+    pub settings: std::sync::Arc<Settings>,
+}
+
+/// Responses of this size and less are not worth compressing.
+const COMPRESS_ABOVE: usize = 1024;
+/// Seconds after which a client that was one too many may come back; jittered.
+const RETRY_AFTER: std::ops::Range<u64> = 5..20;
+/// SEC-02: the longest that browsers remember.
+const PREFLIGHT_SECONDS: HeaderValue = HeaderValue::from_static("86400");
+const ALLOW: HeaderValue = HeaderValue::from_static("GET, HEAD, OPTIONS, POST");
+const PAGE: &str =
+    "This is a BOSH endpoint (XEP-0124): XMPP clients send their requests here by POST.\n";
+
+/// What has to be known of a request once its head is gone.
+struct Client {
+    peer: Option<SocketAddr>,
+    origin: Option<String>,
+    takes_gzip: bool,
+    /// It is told to close the connection and look for another process.
+    close: bool,
+}
+
+impl Face {
+    /// Answers a request for one of the paths of BOSH.
+    pub async fn answer(self, request: HttpRequest, mut payload: web::Payload) -> HttpResponse {
+        let settings = &self.settings;
+        let headers = request.headers();
+        let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
+        let client = Client {
+            peer: request.peer_addr(),
+            origin: match settings.origins {
+                Origins::Any => None,
+                Origins::Listed(_) => text(header::ORIGIN).map(str::to_owned),
+            },
+            takes_gzip: settings.gzip && takes_gzip(headers),
+            close: self.worker.shared.sessions.is_draining(),
+        };
+        match *request.method() {
+            Method::POST => {}
+            Method::OPTIONS => return self.preflight(&client),
+            Method::GET | Method::HEAD => {
+                return self.response(&client, StatusCode::OK, TEXT).body(PAGE);
+            }
+            _ => {
+                let mut response = self.response(&client, StatusCode::METHOD_NOT_ALLOWED, TEXT);
+                response.insert_header((header::ALLOW, ALLOW));
+                return response.body("XMPP clients send their requests here by POST.\n");
+            }
+        }
+
+        let _open = self.worker.shared.metrics.bosh.opened();
+        let limit = self.worker.shared.bosh.body_bytes;
+        let read = match Coding::of(headers, settings.gzip) {
+            None => Err(Failure::Coded),
+            Some(_) if intake::announced(headers).is_some_and(|bytes| bytes > limit as u64) => {
+                Err(Failure::TooBig)
+            }
+            Some(coding) => {
+                // The head is of no use any more, and the request may be held for a minute.
+                drop(request);
+                let timeout = settings.body_timeout;
+                match intake::read(&mut payload, limit, timeout, clock()).await {
+                    Ok(body) => coding.decode(body, limit),
+                    Err(failure) => Err(failure),
+                }
+            }
+        };
+        let request = match read {
+            Ok(bytes) => {
+                drop(payload);
+                let mut buffers = self.worker.buffers.borrow_mut();
+                body::read(&mut buffers.scratch, &self.worker.shared.bosh, &bytes)
+            }
+            Err(failure) => return self.unread(&client, failure, payload),
+        };
+        match self.bring(request, client.peer) {
+            Ok(answer) => match answer.await {
+                Ok(reply) => self.reply(&client, reply),
+                Err(_) => {
+                    self.count(&client, Refusal::Dropped);
+                    self.reply(&client, refusal(Fault::Bug))
+                }
+            },
+            Err((why, reply)) => {
+                self.count(&client, why);
+                match reply {
+                    Some(reply) => self.reply(&client, reply),
+                    None => self.later(&client).body(LATER),
+                }
+            }
+        }
+    }
+
+    /// Brings a request to its session, or makes that. The error is its answer; without one it is
+    /// a 503.
+    fn bring(
+        &self,
+        request: Result<Body, Unreadable>,
+        peer: Option<SocketAddr>,
+    ) -> Result<oneshot::Receiver<Reply>, (Refusal, Option<Reply>)> {
+        let shared = &self.worker.shared;
+        let sid = match &request {
+            Ok(body) => body.sid,
+            Err(unreadable) => unreadable.sid,
+        };
+        if let Some(sid) = sid {
+            let (reply, answer) = oneshot::channel();
+            return match shared.registry.send(&sid, Exchange { request, reply }) {
+                Ok(()) => Ok(answer),
+                Err(Refused::Unknown) => Err(self.stranger(peer.map(|peer| peer.ip()))),
+                Err(Refused::Full) => Err((Refusal::Busy, None)),
+            };
+        }
+        let body = match request {
+            Ok(body) if body.has_foreign_sid() => {
+                return Err(self.stranger(peer.map(|peer| peer.ip())));
+            }
+            Ok(body) => body,
+            Err(_) => {
+                return Err((Refusal::Unreadable, Some(self.unknown(Fault::BadBody))));
+            }
+        };
+        let Some(permit) = shared.sessions.admit(peer.map(|peer| peer.ip())) else {
+            if shared.sessions.is_draining() {
+                // BOSH-74: the client has to find another place, not to wait for this one.
+                return Err((Refusal::Drain, Some(refusal(Fault::Drain))));
+            }
+            if let Some(held_back) = self.worker.overload_warnings.admit(clock()) {
+                let sessions = shared.sessions.open();
+                warn!(sessions, held_back, "creation_refused: no place for another session");
+            }
+            return Err((Refusal::Overload, None));
+        };
+        create(&self.worker, body, permit, peer).map_err(|reply| (Refusal::Creation, Some(reply)))
+    }
+
+    /// BOSH-70, BOSH-91: the answer to a request for a session that is not there.
+    ///
+    /// Too many of them are told so only when they are known to be such: to refuse an address
+    /// unread would cut off the sessions of everybody behind it.
+    fn stranger(&self, address: Option<IpAddr>) -> (Refusal, Option<Reply>) {
+        let too_many = match (&self.settings.strangers, address) {
+            (Some(strangers), Some(address)) => !strangers.admit(address, clock()),
+            _ => false,
+        };
+        if too_many {
+            (Refusal::Stranger, None)
+        } else {
+            (Refusal::UnknownSid, Some(self.unknown(Fault::UnknownSid)))
+        }
+    }
+
+    /// BOSH-79: a refusal where the mode is not known, by what `bosh.legacy_unknown` says.
+    fn unknown(&self, fault: Fault) -> Reply {
+        response::refusal(fault, self.settings.legacy_unknown, Content::default())
+    }
+
+    /// The answer to a request whose body was not read to its end. The session it belongs to, if
+    /// any, does not learn of it (BOSH-06).
+    fn unread(&self, client: &Client, failure: Failure, payload: web::Payload) -> HttpResponse {
+        let (why, mut response, text) = match failure {
+            Failure::TooBig => (
+                Refusal::TooBig,
+                self.response(client, StatusCode::PAYLOAD_TOO_LARGE, TEXT),
+                "The request is larger than this server takes.\n",
+            ),
+            Failure::Coded => {
+                let mut response = self.response(client, StatusCode::UNSUPPORTED_MEDIA_TYPE, TEXT);
+                // RFC 9110 §15.5.16.
+                let codings = if self.settings.gzip { "gzip, deflate" } else { "identity" };
+                response.insert_header((header::ACCEPT_ENCODING, codings));
+                (Refusal::Coded, response, "The request is in a coding that is not read here.\n")
+            }
+            // Not 408, which ends sessions: the network may be better the next time.
+            Failure::Slow => (Refusal::Slow, self.later(client), LATER),
+            Failure::Broken => (
+                Refusal::Broken,
+                self.response(client, StatusCode::BAD_REQUEST, TEXT),
+                "The request's body is not what its head says.\n",
+            ),
+        };
+        self.count(client, why);
+        // What is left of the body is not read, so that no other request can follow.
+        let body = intake::Unread::new(text, payload);
+        response.force_close().message_body(body).map_or_else(
+            |_| HttpResponse::InternalServerError().finish(),
+            HttpResponse::map_into_boxed_body,
+        )
+    }
+
+    /// The answer of a session, or one in its style.
+    fn reply(&self, client: &Client, reply: Reply) -> HttpResponse {
+        let status = StatusCode::from_u16(reply.status).unwrap_or(StatusCode::OK);
+        let content = HeaderValue::from_static(match reply.content {
+            Content::TextXml => "text/xml; charset=utf-8",
+            Content::ApplicationXml => "application/xml; charset=utf-8",
+            Content::TextPlain => "text/plain; charset=utf-8",
+        });
+        let mut response = self.response(client, status, content);
+        if reply.compressible && client.takes_gzip && reply.body.len() > COMPRESS_ABOVE {
+            response.insert_header((header::CONTENT_ENCODING, HeaderValue::from_static("gzip")));
+            return response.body(intake::compress(&reply.body));
+        }
+        response.body(reply.body)
+    }
+
+    /// 503: the same request may succeed later (SEC-16).
+    fn later(&self, client: &Client) -> HttpResponseBuilder {
+        let id = self.worker.next_id();
+        let wait = RETRY_AFTER.start + id % (RETRY_AFTER.end - RETRY_AFTER.start);
+        let mut response = self.response(client, StatusCode::SERVICE_UNAVAILABLE, TEXT);
+        response.insert_header((header::RETRY_AFTER, wait));
+        response
+    }
+
+    /// SEC-02: what a browser asks before it lets a page send a request.
+    fn preflight(&self, client: &Client) -> HttpResponse {
+        let settings = &self.settings;
+        let mut response = HttpResponse::build(StatusCode::NO_CONTENT);
+        let is_allowed = self.cors(client, &mut response);
+        if is_allowed {
+            let mut names = "content-type".to_owned();
+            for name in &settings.allowed_headers {
+                names.push_str(", ");
+                names.push_str(name);
+            }
+            response
+                .insert_header((header::ACCESS_CONTROL_ALLOW_METHODS, "POST"))
+                .insert_header((header::ACCESS_CONTROL_ALLOW_HEADERS, names))
+                .insert_header((header::ACCESS_CONTROL_MAX_AGE, PREFLIGHT_SECONDS));
+        }
+        response.finish()
+    }
+
+    /// An answer with the headers that every one has (BOSH-07, SEC-02).
+    fn response(
+        &self,
+        client: &Client,
+        status: StatusCode,
+        content: HeaderValue,
+    ) -> HttpResponseBuilder {
+        let mut response = HttpResponse::build(status);
+        response
+            .insert_header((header::CONTENT_TYPE, content))
+            .insert_header((header::CACHE_CONTROL, HeaderValue::from_static("no-store")))
+            .insert_header((header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff")));
+        self.cors(client, &mut response);
+        if client.close {
+            response.force_close();
+        }
+        response
+    }
+
+    /// Adds what lets a page see the answer; whether this one may.
+    fn cors(&self, client: &Client, response: &mut HttpResponseBuilder) -> bool {
+        let allow = header::ACCESS_CONTROL_ALLOW_ORIGIN;
+        if self.settings.origins == Origins::Any {
+            response.insert_header((allow, HeaderValue::from_static("*")));
+            return true;
+        }
+        response.insert_header((header::VARY, HeaderValue::from_static("Origin")));
+        let origin = client.origin.as_deref().filter(|o| self.settings.origins.allows(o));
+        if let Some(value) = origin.and_then(|origin| HeaderValue::from_str(origin).ok()) {
+            response.insert_header((allow, value));
+        }
+        origin.is_some()
+    }
+
+    fn count(&self, client: &Client, why: Refusal) {
+        self.worker.shared.metrics.bosh.refused(why);
+        debug!(peer = client.peer.map(tracing::field::display), why = why.label(), "bosh_refused");
+    }
+}
+
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+const LATER: &str = "There is no room now: please try again later.\n";
+
+/// The end of what is no session, or of one that has failed (BOSH-70).
+fn refusal(fault: Fault) -> Reply {
+    response::refusal(fault, false, Content::default())
+}
+
+/// RFC 9110 §12.5.3: whether the client takes gzip. One that says nothing is not asked to.
+fn takes_gzip(headers: &HeaderMap) -> bool {
+    let mut star = false;
+    for line in headers.get_all(header::ACCEPT_ENCODING) {
+        for item in line.to_str().unwrap_or_default().split(',') {
+            let (coding, weight) = item.split_once(';').unwrap_or((item, ""));
+            let weight = weight.trim().strip_prefix("q=").unwrap_or("1").trim();
+            let is_welcome = weight.parse::<f32>().is_ok_and(|weight| weight > 0.0);
+            match coding.trim() {
+                name if name.eq_ignore_ascii_case("gzip") => return is_welcome,
+                "*" => star = is_welcome,
+                _ => {}
+            }
+        }
+    }
+    star
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// BOSH-08: compressed only for who asks for it.
+    #[test]
+    fn gzip_is_for_who_takes_it() {
+        let takes = |lines: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append(header::ACCEPT_ENCODING, HeaderValue::from_static(line));
+            }
+            takes_gzip(&headers)
+        };
+        for yes in [&["gzip"][..], &["br, GZIP;q=0.5"], &["br", "gzip"], &["*"], &["*;q=0, gzip"]] {
+            assert!(takes(yes), "{yes:?}");
+        }
+        for no in [&[][..], &["br"], &["gzip;q=0"], &["identity", "gzip; q=0.0, *"], &["gzip;q=x"]]
+        {
+            assert!(!takes(no), "{no:?}");
+        }
+    }
+}

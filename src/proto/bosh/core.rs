@@ -1,0 +1,525 @@
+//! What a session remembers, and which open request is answered when and with what.
+//!
+//! The rules for what comes in are in [`super::request`] and [`super::server`], those for the end in
+//! [`super::ending`].
+//!
+//! A client that reads slowly, or not at all, is not cut off after 30 s as a WebSocket is (SEC-17):
+//! it takes what waits for it by requests, so the measure of its patience is `inactivity`, or the
+//! pause it asked for. Until then memory is bounded, because the server is no longer read once
+//! `pending_bytes` or `pending_stanzas` wait ([`Core::has_room`]).
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+
+use super::super::c2s::OpenRequest;
+use super::super::domain::Domain;
+use super::super::fault::Fault;
+use super::super::seam::FeatureRules;
+use super::super::stream::{Phase, ServerSide};
+use super::keys::Chain;
+use super::queue::{Allowance, Load, Queue, Waiting};
+use super::response::{self, Head, Terms, Words};
+use super::session::{Out, Respond};
+use super::sid::Sid;
+use super::window::{Answered, Open, Role, Window};
+use super::{Content, Reply, RequestId, Settings, Why};
+
+/// What a gap may last beyond `wait` (BOSH-36): clients resend at 1.1 × `wait`.
+const GAP_GRACE: Duration = Duration::from_secs(30);
+
+/// Everything but the server's parser, so that an element may be borrowed from that while the rest
+/// changes.
+#[derive(Debug)]
+pub(super) struct Core {
+    pub(super) settings: Arc<Settings>,
+    pub(super) sid: Sid,
+    pub(super) terms: Negotiated,
+    pub(super) client: ClientSide,
+    pub(super) server: ServerSide,
+    /// The first reason; later ones are consequences.
+    pub(super) ended: Option<Fault>,
+    pub(super) domain: Domain,
+    pub(super) request: Option<Box<OpenRequest>>,
+    /// What a restart says of the client unless it says otherwise; until a resource is bound.
+    pub(super) address: Option<Box<Address>>,
+    /// What the client is told with the first features, until then.
+    pub(super) words: Option<Box<Words>>,
+    /// The request that made the session, until another shows that somebody learnt the sid.
+    pub(super) creation: Option<RequestId>,
+    /// Payload that came before the server's stream stood.
+    pub(super) early: Vec<u8>,
+    pub(super) features: FeatureRules,
+    pub(super) phase: Phase,
+    /// The server's parser has to start over.
+    pub(super) reader_due: bool,
+    pub(super) window: Window,
+    pub(super) keys: Option<Chain>,
+    pub(super) queue: Queue,
+    pub(super) assigned: Assigned,
+    /// The rid whose response was reported as missed last (BOSH-55).
+    pub(super) reported: u64,
+    pub(super) previous: Previous,
+    pub(super) created: Instant,
+    pub(super) last_upstream: Instant,
+    /// Since when no request is open (BOSH-57).
+    pub(super) idle_since: Option<Instant>,
+    /// The inactivity the client asked for (BOSH-58).
+    pub(super) pause: Option<Duration>,
+    /// Since when more requests are open than may be held (BOSH-37).
+    pub(super) forced_since: Option<Instant>,
+}
+
+/// What the creation request and the settings made of each other.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Negotiated {
+    pub(super) wait: Duration,
+    pub(super) hold: u32,
+    pub(super) inactivity: Duration,
+    pub(super) ver: Option<(u32, u32)>,
+    pub(super) content: Content,
+    /// `wait` or `hold` is 0 (BOSH-60).
+    pub(super) polling: bool,
+    /// The client acknowledges responses (BOSH-27).
+    pub(super) acks: bool,
+    /// The gateway restarts the stream itself (XB-12).
+    pub(super) auto_restart: bool,
+}
+
+impl Negotiated {
+    /// The mode of a client that named no `ver` (BOSH-79).
+    pub(super) fn legacy(&self) -> bool {
+        self.ver.is_none()
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub(super) struct Address {
+    pub(super) from: Option<Box<str>>,
+    pub(super) lang: Option<Box<str>>,
+}
+
+/// How far the client's side is.
+#[derive(Clone, Debug)]
+pub(super) enum ClientSide {
+    Open,
+    /// It said `terminate`; what the server still says may go into the answer until then (BOSH-65).
+    Terminating(Instant),
+    /// It does not know of the end yet; the next request is answered with `words` (BOSH-77).
+    Zombie {
+        until: Instant,
+        words: Bytes,
+    },
+    Gone,
+}
+
+/// The payloads that were given to a response last, which can be taken back as long as it turns
+/// out that the response was never handed over.
+#[derive(Debug, Default)]
+pub(super) struct Assigned {
+    pub(super) id: Option<RequestId>,
+    pub(super) rid: u64,
+    pub(super) from: usize,
+    pub(super) bytes: usize,
+    pub(super) parts: VecDeque<Waiting>,
+    pub(super) words: Option<Box<Words>>,
+}
+
+impl Assigned {
+    /// The response has left, for all that is known.
+    pub(super) fn settle(&mut self) {
+        self.id = None;
+        self.words = None;
+        self.parts.clear();
+        // A burst leaves no memory behind.
+        self.parts.shrink_to(16);
+    }
+}
+
+/// The last request that was taken in order, for what comes too soon behind it.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Previous {
+    pub(super) rid: u64,
+    pub(super) arrived: Instant,
+    pub(super) is_empty: bool,
+}
+
+impl Core {
+    pub(super) fn is_open(&self) -> bool {
+        matches!(self.client, ClientSide::Open)
+    }
+
+    /// Whether the client can still be told what the server says.
+    pub(super) fn hears(&self) -> bool {
+        matches!(self.client, ClientSide::Open | ClientSide::Terminating(_))
+    }
+
+    /// Whether the server's stream is still read.
+    pub(super) fn takes_items(&self) -> bool {
+        self.hears() && matches!(self.server, ServerSide::Open | ServerSide::Closing(_))
+    }
+
+    pub(super) fn server_is_done(&self) -> bool {
+        matches!(self.server, ServerSide::Absent | ServerSide::Gone)
+    }
+
+    pub(super) fn held_bytes(&self) -> usize {
+        let words = match &self.client {
+            ClientSide::Zombie { words, .. } => words.len(),
+            _ => 0,
+        };
+        self.queue.held_bytes() + self.window.held_bytes() + self.early.capacity() + words
+    }
+
+    /// SEC-17, UP-24: whether another element of the server can be kept.
+    pub(super) fn has_room(&self) -> bool {
+        let room = if self.phase.authenticated {
+            self.settings.pending_bytes
+        } else {
+            self.settings.unauthenticated_bytes
+        };
+        self.queue.bytes() < room && self.queue.len() < self.settings.pending_stanzas as usize
+    }
+
+    /// BOSH-53: the highest rid without gaps, in the answer to another.
+    pub(super) fn ack(&self, rid: u64) -> Option<u64> {
+        let last = self.window.last();
+        (last != rid).then_some(last)
+    }
+
+    /// How many requests may be held; in a polling session none (BOSH-60).
+    fn held_at_most(&self) -> usize {
+        if self.terms.polling { 0 } else { self.terms.hold as usize }
+    }
+
+    /// When an ordinary request that came at `arrived` has to be answered. A poll is answered at
+    /// once, but what the server says to its payload may ride on the answer, as in BOSH-37.
+    pub(super) fn due(&self, arrived: Instant) -> Instant {
+        let wait = if self.terms.polling { self.settings.linger } else { self.terms.wait };
+        arrived + wait
+    }
+
+    /// BOSH-43: no other response can be kept, and none that was not acknowledged is forgotten.
+    pub(super) fn is_replay_full(&self) -> bool {
+        self.terms.acks && self.window.kept() >= self.settings.replay_responses
+    }
+
+    /// What a response may carry now (BOSH-41). A client that acknowledges gets no more at a time
+    /// than is kept for it (BOSH-43); the rest waits for its next acknowledgement.
+    fn allowance(&self) -> Allowance {
+        let parts = self.settings.response_elements as usize;
+        let bytes = self.settings.pending_bytes;
+        if !self.terms.acks {
+            return Allowance { parts, bytes, at_least_one: true };
+        }
+        let kept = self.window.kept_bytes();
+        let left = self.settings.replay_bytes.saturating_sub(kept);
+        Allowance { parts, bytes: bytes.min(left), at_least_one: kept == 0 }
+    }
+
+    /// Answers all that can be answered now, in rid order (BOSH-35).
+    pub(super) fn flush(&mut self, out: &mut Out, now: Instant) {
+        while self.is_open()
+            && let Some((rid, open)) = self.oldest()
+        {
+            let Some((why, load)) = self.reason(open, now) else { break };
+            self.answer(rid, open, why, load, out, now);
+        }
+        if self.is_open() && self.excess() == 0 {
+            self.forced_since = None;
+        }
+    }
+
+    fn oldest(&self) -> Option<(u64, Open)> {
+        self.window.opened().next().map(|(rid, open)| (rid, *open))
+    }
+
+    /// How many requests are open that may not be held.
+    fn excess(&self) -> usize {
+        if self.terms.polling {
+            // They are due, each at its own time.
+            return 0;
+        }
+        let ordinary = self.window.opened().filter(|(_, open)| open.role != Role::Creation);
+        ordinary.count().saturating_sub(self.held_at_most())
+    }
+
+    /// Why the oldest open request is answered now, and with how much; `None` if it is held.
+    fn reason(&mut self, open: Open, now: Instant) -> Option<(Why, Load)> {
+        let load = match open.role {
+            Role::Pause => Load::default(),
+            Role::Creation | Role::Ordinary | Role::Report(..) => self.queue.plan(self.allowance()),
+        };
+        let why = match open.role {
+            Role::Creation => Why::Created,
+            Role::Report(..) => Why::Report,
+            Role::Ordinary if load.parts > 0 => Why::Payload,
+            Role::Ordinary => Why::WaitElapsed,
+            Role::Pause => Why::Pause,
+        };
+        if load.parts > 0 || open.due <= now {
+            return Some((why, load));
+        }
+        // BOSH-35: before a later one that is due.
+        let later =
+            self.window.opened().find(|(_, open)| open.due <= now).map(|(_, open)| open.role);
+        if let Some(role) = later {
+            let why = match (why, role) {
+                (Why::Created, _) => Why::Created,
+                (_, Role::Pause) => Why::Pause,
+                _ => why,
+            };
+            return Some((why, load));
+        }
+        if self.excess() == 0 {
+            return None;
+        }
+        // BOSH-37: what the server says to the request that came last may ride on the oldest.
+        let since = *self.forced_since.get_or_insert(now);
+        let why = if why == Why::Created { why } else { Why::HoldExceeded };
+        (since + self.settings.linger <= now).then_some((why, load))
+    }
+
+    /// One more request comes: those that may not even be held without it are answered, whatever
+    /// still might have ridden on them. So never more than `hold` + 1 are open.
+    pub(super) fn make_room(&mut self, out: &mut Out, now: Instant) {
+        while self.is_open()
+            && self.window.opened().count() > self.held_at_most()
+            && let Some((rid, open)) = self.oldest()
+        {
+            let load = match open.role {
+                Role::Pause => Load::default(),
+                _ => self.queue.plan(self.allowance()),
+            };
+            let why = match open.role {
+                Role::Creation => Why::Created,
+                Role::Pause => Why::Pause,
+                Role::Report(..) => Why::Report,
+                Role::Ordinary if load.parts > 0 => Why::Payload,
+                Role::Ordinary if self.terms.polling => Why::WaitElapsed,
+                Role::Ordinary => Why::HoldExceeded,
+            };
+            self.answer(rid, open, why, load, out, now);
+            self.forced_since = None;
+        }
+    }
+
+    /// Answers the oldest open request.
+    fn answer(&mut self, rid: u64, open: Open, why: Why, load: Load, out: &mut Out, now: Instant) {
+        debug_assert_eq!(self.oldest().map(|(rid, _)| rid), Some(rid), "BOSH-35");
+        if self.is_replay_full() {
+            self.fail(Fault::ReplayFull, None, out, now);
+            return;
+        }
+        let words = if load.features { self.words.take() } else { None };
+        let ack = self.ack(rid);
+        let is_plain = load.parts == 0 && matches!(open.role, Role::Ordinary | Role::Pause);
+        let body = if is_plain {
+            response::empty(ack)
+        } else {
+            self.write(rid, open, load, ack, words.as_deref())
+        };
+        // SEC-13: the sid and the stream's id are never compressed together with what others say.
+        let compressible = open.role != Role::Creation && words.is_none();
+        if load.parts > 0 {
+            self.assigned.id = Some(open.id);
+            self.assigned.rid = rid;
+            self.assigned.words = words;
+        }
+        self.window.answer(
+            rid,
+            Answered {
+                body: body.clone(),
+                sent: now,
+                compressible,
+                has_payload: load.parts > 0,
+                is_pause: open.role == Role::Pause,
+            },
+        );
+        if !self.terms.acks {
+            self.window.prune();
+        }
+        out.responses.push(Respond { id: open.id, reply: self.reply(body, compressible), why });
+    }
+
+    /// Writes a body that says something.
+    fn write(
+        &mut self,
+        rid: u64,
+        open: Open,
+        load: Load,
+        ack: Option<u64>,
+        words: Option<&Words>,
+    ) -> Bytes {
+        let mut bytes = response::with_room_for(load.bytes);
+        let report = match open.role {
+            Role::Report(rid, time) => Some((rid, time)),
+            _ => None,
+        };
+        let head = Head { ack, report, stream: load.stream, words };
+        if open.role == Role::Creation {
+            // BOSH-28: this one always says it.
+            let head = Head { ack: Some(ack.unwrap_or(rid)), ..head };
+            let sid = self.sid.expose();
+            // BOSH-21.
+            let told = words.or(self.words.as_deref()).and_then(|words| words.from.as_deref());
+            let terms = Terms {
+                sid: &sid,
+                wait: self.terms.wait.as_secs(),
+                hold: self.terms.hold,
+                requests: self.terms.hold.saturating_add(1),
+                polling: self.settings.polling.as_secs(),
+                inactivity: self.terms.inactivity.as_secs(),
+                maxpause: self.settings.maxpause.as_secs(),
+                accept: self.settings.accept_gzip,
+                ver: self.terms.ver,
+                from: told.unwrap_or(self.domain.as_str()),
+            };
+            response::begin_creation(&head, &terms, &mut bytes);
+        } else {
+            response::begin(&head, &mut bytes);
+        }
+        if load.parts > 0 {
+            response::payload(&mut bytes);
+            self.assigned.from = bytes.len();
+            self.assigned.bytes = load.bytes;
+            self.queue.take(load, &mut bytes, &mut self.assigned.parts);
+        }
+        response::end(load.parts > 0, &mut bytes);
+        bytes.into()
+    }
+
+    pub(super) fn reply(&self, body: Bytes, compressible: bool) -> Reply {
+        Reply { status: 200, content: self.terms.content, body, compressible }
+    }
+
+    /// The HTTP request `id` has ended, before its answer was started or before it was handed over
+    /// (BOSH-48, BOSH-50).
+    pub(super) fn gone(&mut self, id: RequestId, out: &mut Out, now: Instant) {
+        if self.is_open() && self.creation == Some(id) {
+            // Nobody knows the sid, and nobody can learn it.
+            self.window.lose(id);
+            self.fail(Fault::ClientLost, None, out, now);
+            return;
+        }
+        if self.window.lose(id) {
+            self.bury(now);
+        } else if self.assigned.id == Some(id) && self.is_open() {
+            // Its payloads were given to no other response since, nor was it repeated or
+            // acknowledged: they are the first of those that wait again.
+            let rid = self.assigned.rid;
+            if let Some(answered) = self.window.take_back(rid) {
+                let load = self.assigned.from..self.assigned.from + self.assigned.bytes;
+                self.queue.put_back(&answered.body[load], &self.assigned.parts);
+                if let Some(words) = self.assigned.words.take() {
+                    self.words = Some(words);
+                }
+            }
+            self.assigned.settle();
+            self.bury(now);
+        }
+    }
+
+    /// BOSH-48: a dead rid counts as answered with an empty body once a later one has come.
+    pub(super) fn bury(&mut self, now: Instant) {
+        while let Some(rid) = self.window.overtaken() {
+            let body = response::empty(self.ack(rid));
+            self.window.answer(
+                rid,
+                Answered {
+                    body,
+                    sent: now,
+                    compressible: true,
+                    has_payload: false,
+                    is_pause: false,
+                },
+            );
+        }
+        if !self.terms.acks {
+            self.window.prune();
+        }
+    }
+
+    /// Keeps the inactivity timer in step with the open requests (BOSH-57).
+    pub(super) fn mind_idleness(&mut self, now: Instant) {
+        if self.is_open() {
+            if self.window.is_live() {
+                self.idle_since = None;
+            } else {
+                self.idle_since.get_or_insert(now);
+            }
+        }
+    }
+
+    pub(super) fn patience(&self) -> Duration {
+        self.pause.unwrap_or(self.terms.inactivity)
+    }
+
+    /// When a parked request has waited too long for the ones before it (BOSH-36).
+    fn gap_at(&self) -> Option<Instant> {
+        let first = self.window.parked().map(|parked| parked.first).min()?;
+        Some(first + self.terms.wait + GAP_GRACE)
+    }
+
+    fn keepalive_at(&self) -> Option<Instant> {
+        let interval = self.settings.whitespace_keepalive;
+        let due = !interval.is_zero()
+            && self.server == ServerSide::Open
+            && self.phase.settled
+            && !self.phase.header_due;
+        due.then(|| self.last_upstream + interval)
+    }
+
+    fn lifetime_at(&self) -> Option<Instant> {
+        let at = || self.created + self.settings.unauthenticated_lifetime;
+        (!self.phase.authenticated).then(at)
+    }
+
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        let client = match &self.client {
+            ClientSide::Open => {
+                let due = self.window.opened().map(|(_, open)| open.due).min();
+                let forced = self.forced_since.map(|since| since + self.settings.linger);
+                let idle = self.idle_since.map(|since| since + self.patience());
+                [due, forced, idle, self.gap_at(), self.lifetime_at()].into_iter().flatten().min()
+            }
+            ClientSide::Terminating(until) | ClientSide::Zombie { until, .. } => Some(*until),
+            ClientSide::Gone => None,
+        };
+        let server = match self.server {
+            ServerSide::Closing(until) | ServerSide::Finishing(until) => Some(until),
+            ServerSide::Open => self.keepalive_at(),
+            ServerSide::Absent | ServerSide::Connecting | ServerSide::Gone => None,
+        };
+        [client, server].into_iter().flatten().min()
+    }
+
+    pub(super) fn tick(&mut self, out: &mut Out, now: Instant) {
+        let is_past = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+        match &self.client {
+            ClientSide::Open if is_past(self.lifetime_at()) => {
+                self.fail(Fault::Unauthenticated, None, out, now);
+            }
+            ClientSide::Open if is_past(self.gap_at()) => self.fail(Fault::Gap, None, out, now),
+            ClientSide::Open if is_past(self.idle_since.map(|since| since + self.patience())) => {
+                self.lose_client(out, now);
+            }
+            ClientSide::Open => self.flush(out, now),
+            ClientSide::Terminating(until) if *until <= now => self.terminated(out),
+            ClientSide::Zombie { until, .. } if *until <= now => self.leave(),
+            ClientSide::Terminating(_) | ClientSide::Zombie { .. } | ClientSide::Gone => {}
+        }
+        match self.server {
+            ServerSide::Closing(until) | ServerSide::Finishing(until) if until <= now => {
+                self.server = ServerSide::Gone;
+            }
+            _ => {}
+        }
+        if is_past(self.keepalive_at()) {
+            out.server.push(b' ');
+            self.last_upstream = now;
+        }
+    }
+}

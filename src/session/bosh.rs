@@ -1,0 +1,433 @@
+//! The loop of a BOSH session: take requests, let the machine handle them, answer.
+//!
+//! Its law is that of [`super::run`]: everything is a poll, and it never waits for one peer while
+//! another could be served. Requests come through a mailbox ([`super::registry`]) with the way
+//! back to whoever waits for the answer; they are taken while there is room for what they would
+//! add to the bytes that wait for the server. All that is ready is taken before anything is
+//! answered, so that what came together leaves together (BOSH-39).
+//!
+//! An answer whose reader has gone is never counted as given (BOSH-48 to BOSH-50): the machine is
+//! told that the request is gone, and says what is to be said instead.
+
+use std::future::Future;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Instant;
+
+use tokio::sync::oneshot;
+use tokio::time::Sleep;
+use tracing::{Span, debug, error, info_span};
+
+use super::link::{Machine, ServerLink};
+use super::registry::{Exchange, Mailbox, Registered};
+use super::run::TURNS;
+use super::timer::{arm, clock};
+use super::worker::{Buffers, Permit, Worker};
+use crate::metrics::Transport;
+use crate::proto::bosh::body::{Body, Unreadable};
+use crate::proto::bosh::session::{Event, Out, Respond, Session};
+use crate::proto::bosh::{Content, Reply, RequestId, response};
+use crate::proto::fault::Fault;
+use crate::proto::stream::ServerSide;
+use crate::proto::xml::Scratch;
+use crate::upstream::{Established, OpenRequest};
+
+/// The request that creates a session.
+const FIRST: RequestId = RequestId(0);
+
+/// Makes the session that `body` asks for and starts its task on this worker. The receiver gets
+/// the creation response.
+///
+/// # Errors
+/// The answer to a request that makes no session; nothing is left of it.
+pub fn create(
+    worker: &Rc<Worker>,
+    body: Body,
+    permit: Permit,
+    peer: Option<SocketAddr>,
+) -> Result<oneshot::Receiver<Reply>, Reply> {
+    let now = clock();
+    let shared = &worker.shared;
+    let sid = shared.registry.new_sid().map_err(|fault| {
+        error!(%fault, "the system gives no random bytes");
+        refusal(Fault::Bug)
+    })?;
+    let machine =
+        Session::create(shared.bosh.clone(), sid, FIRST, body, now).map_err(|(fault, reply)| {
+            debug!(
+                peer = peer.map(tracing::field::display),
+                reason = fault.label(),
+                "bosh_session_refused"
+            );
+            reply
+        })?;
+    // A sid of 160 random bits that is taken is none: the system's randomness is broken.
+    let (place, mailbox) = shared.registry.insert(sid).ok_or_else(|| refusal(Fault::Bug))?;
+    let (run, answer) = Run::new(Rc::clone(worker), machine, (place, mailbox), permit, peer, now);
+    actix_rt::spawn(run);
+    Ok(answer)
+}
+
+/// What the loop asks of a machine besides what the server's link does; the words of [`Session`].
+trait Driven: Machine<Out = Out> + Unpin {
+    fn handle(&mut self, event: Event<'_>, out: &mut Out, now: Instant);
+    fn take_request(&mut self) -> Option<Box<OpenRequest>>;
+    fn deadline(&self) -> Option<Instant>;
+    fn ended(&self) -> Option<Fault>;
+    fn is_zombie(&self) -> bool;
+    fn is_over(&self) -> bool;
+}
+
+/// One session, from its creation until its sid is unknown again.
+struct Run<M: Driven> {
+    worker: Rc<Worker>,
+    machine: M,
+    mailbox: Mailbox,
+    /// Requests that are not answered yet, oldest first.
+    open: Vec<(RequestId, oneshot::Sender<Reply>)>,
+    /// The number of the next request.
+    next: u64,
+    link: ServerLink,
+    sleep: Pin<Box<Sleep>>,
+    span: Span,
+    /// The timer knows whom to wake.
+    armed: bool,
+    drained: bool,
+    registered: bool,
+    /// Its end was counted and logged.
+    accounted: bool,
+    id: u64,
+    opened: Instant,
+    place: Option<Registered>,
+    permit: Option<Permit>,
+}
+
+impl<M: Driven> Run<M> {
+    /// A session whose first request is open: the receiver gets its answer.
+    fn new(
+        worker: Rc<Worker>,
+        machine: M,
+        (place, mailbox): (Registered, Mailbox),
+        permit: Permit,
+        peer: Option<SocketAddr>,
+        now: Instant,
+    ) -> (Self, oneshot::Receiver<Reply>) {
+        let (reply, answer) = oneshot::channel();
+        let id = worker.next_id();
+        let span = info_span!(
+            parent: None,
+            "session",
+            id = format_args!("{id:012x}"),
+            peer = peer.map(tracing::field::display),
+            transport = Transport::Bosh.label(),
+            domain = tracing::field::Empty,
+        );
+        let metrics = worker.shared.metrics.transport(Transport::Bosh);
+        metrics.opened.inc();
+        metrics.sessions.inc();
+        let at = machine.deadline().unwrap_or(now);
+        let run = Self {
+            machine,
+            mailbox,
+            open: vec![(FIRST, reply)],
+            next: FIRST.0 + 1,
+            link: ServerLink::new(),
+            sleep: Box::pin(tokio::time::sleep_until(at.into())),
+            span,
+            armed: false,
+            drained: false,
+            registered: false,
+            accounted: false,
+            id,
+            opened: now,
+            worker,
+            place: Some(place),
+            permit: Some(permit),
+        };
+        (run, answer)
+    }
+
+    fn turn(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
+        // Before the requests: one that repeats a request whose connection broke takes its place
+        // (BOSH-49), and is no repeat of one that is open (BOSH-45).
+        self.notice_gone(&mut buffers.bosh, now, cx);
+        let mut progress = self.receive(&mut buffers.bosh, now, cx);
+        if let Some(request) = self.machine.take_request() {
+            self.span.record("domain", request.domain.as_str());
+            self.link.open(request, &self.worker.shared);
+        }
+        let Self { link, machine, worker, span, .. } = self;
+        progress |= link.poll_connect(machine, worker, span, &mut buffers.bosh, now, cx);
+        progress |= self.write(&mut buffers.bosh, now, cx);
+        let Buffers { read, scratch, bosh: out, .. } = buffers;
+        progress |= self.link.read(&mut self.machine, read, scratch, out, now, cx);
+        self.tick(out, now);
+        progress |= self.write(out, now, cx);
+        progress
+    }
+
+    // ---- requests --------------------------------------------------------------------------
+
+    /// Requests whose connection has ended (BOSH-48).
+    fn notice_gone(&mut self, out: &mut Out, now: Instant, cx: &mut Context<'_>) {
+        let machine = &mut self.machine;
+        self.open.retain_mut(|(id, reply)| {
+            let is_gone = reply.poll_closed(cx).is_ready();
+            if is_gone {
+                machine.handle(Event::Gone { id: *id }, out, now);
+            }
+            !is_gone
+        });
+    }
+
+    /// Whether requests are taken: a client that sends faster than the server reads waits in the
+    /// mailbox, which bounds what it can make us keep.
+    fn has_room(&self, out: &Out) -> bool {
+        self.link.waiting() + out.server.len() < self.worker.shared.bosh.pending_bytes
+    }
+
+    /// Takes the requests that wait in the mailbox; true if there were any.
+    fn receive(&mut self, out: &mut Out, now: Instant, cx: &mut Context<'_>) -> bool {
+        let mut some = false;
+        while self.has_room(out) && !self.machine.is_over() {
+            let Poll::Ready(Some(exchange)) = self.mailbox.poll_recv(cx) else { break };
+            some = true;
+            let Exchange { request, reply } = *exchange;
+            let id = RequestId(self.next);
+            self.next += 1;
+            self.open.push((id, reply));
+            let event = match request {
+                Ok(body) => Event::Request { id, body },
+                Err(Unreadable { rid, fault, .. }) => Event::Unreadable { id, rid, fault },
+            };
+            self.machine.handle(event, out, now);
+        }
+        some
+    }
+
+    /// Lets the machine answer what it can; true if it may take now what it could not before.
+    fn answer(&mut self, out: &mut Out, now: Instant, cx: &mut Context<'_>) -> bool {
+        let wanted = self.machine.wants_server();
+        self.machine.handle(Event::Flush, out, now);
+        // Each time around is one open request less.
+        while self.respond(out, now) {
+            self.machine.handle(Event::Flush, out, now);
+        }
+        self.write(out, now, cx) || !wanted && self.machine.wants_server()
+    }
+
+    /// Hands the answers over; true if one had no taker, and so has to be thought over.
+    fn respond(&mut self, out: &mut Out, now: Instant) -> bool {
+        let mut untaken = false;
+        let mut responses = std::mem::take(&mut out.responses);
+        for Respond { id, reply, why } in responses.drain(..) {
+            let Some(at) = self.open.iter().position(|(open, _)| *open == id) else {
+                debug_assert!(false, "an answer to a request that is not open");
+                continue;
+            };
+            let (_, sender) = self.open.remove(at);
+            if sender.send(reply).is_ok() {
+                self.worker.shared.metrics.bosh.responded(why);
+            } else {
+                untaken = true;
+                self.machine.handle(Event::Gone { id }, out, now);
+            }
+        }
+        if out.responses.is_empty() {
+            // Its memory is used again.
+            out.responses = responses;
+        }
+        untaken
+    }
+
+    // ---- the server, time, the end -----------------------------------------------------------
+
+    /// True if there is room again for requests, which were not looked at meanwhile.
+    fn write(&mut self, out: &mut Out, now: Instant, cx: &mut Context<'_>) -> bool {
+        // Counted before it is written: whoever has received a stanza finds it in the metrics.
+        self.count(out);
+        let had_room = self.has_room(out);
+        self.link.write(&mut out.server, self.machine.server(), now, cx);
+        !had_room && self.has_room(out)
+    }
+
+    fn tick(&mut self, out: &mut Out, now: Instant) {
+        if !self.drained && self.worker.shared.sessions.is_draining() {
+            self.drained = true;
+            self.machine.handle(Event::Drain, out, now);
+        }
+        self.link.tick(&mut self.machine, &self.worker.shared, out, now);
+        if self.machine.deadline().is_some_and(|at| at <= now) {
+            self.machine.handle(Event::Deadline, out, now);
+        }
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        let link = self.link.deadline(&self.worker.shared);
+        self.machine.deadline().into_iter().chain(link).min()
+    }
+
+    /// The machine keeps nothing but its condition for the next request (BOSH-77). So does the
+    /// session: it is none any more to limits, metrics and log. False if too many do so already.
+    fn rest(&mut self, now: Instant) -> bool {
+        if self.permit.take().is_some() {
+            self.link = ServerLink::new();
+            self.account(now);
+        }
+        self.place.as_mut().is_some_and(Registered::die)
+    }
+
+    // ---- accounts ----------------------------------------------------------------------------
+
+    fn count(&self, out: &mut Out) {
+        let (tally, counts) = (std::mem::take(&mut out.tally), std::mem::take(&mut out.counts));
+        self.worker.shared.count(Some(Transport::Bosh), &tally);
+        self.worker.shared.metrics.bosh.count(&counts);
+    }
+
+    fn account(&mut self, now: Instant) {
+        if std::mem::replace(&mut self.accounted, true) {
+            return;
+        }
+        // A session dropped alive is one of a worker that was stopped.
+        let alive = if std::thread::panicking() { Fault::Bug } else { Fault::Drain };
+        let fault = self.machine.ended().unwrap_or(alive);
+        self.worker.shared.metrics.bosh.terminated(fault.condition());
+        self.worker.session_ended(&self.span, Transport::Bosh, fault, self.opened, now);
+    }
+}
+
+impl Machine for Session {
+    type Out = Out;
+
+    fn server(&self) -> ServerSide {
+        Self::server(self)
+    }
+
+    fn wants_server(&self) -> bool {
+        Self::wants_server(self)
+    }
+
+    fn connected(&mut self, stream: &Established, out: &mut Out, now: Instant) {
+        let (header, secure) = (&stream.header, stream.secure);
+        let identified = stream.identified;
+        self.handle(Event::Connected { header, secure, identified }, out, now);
+    }
+
+    fn connect_failed(&mut self, out: &mut Out, now: Instant) {
+        self.handle(Event::ConnectFailed, out, now);
+    }
+
+    fn server_bytes(
+        &mut self,
+        scratch: &mut Scratch,
+        input: &mut &[u8],
+        out: &mut Out,
+        now: Instant,
+    ) {
+        Self::server_bytes(self, scratch, input, out, now);
+    }
+
+    fn server_gone(&mut self, out: &mut Out, now: Instant) {
+        self.handle(Event::ServerGone, out, now);
+    }
+
+    fn server_stalled(&mut self, out: &mut Out, now: Instant) {
+        self.handle(Event::ServerStalled, out, now);
+    }
+}
+
+impl Driven for Session {
+    fn handle(&mut self, event: Event<'_>, out: &mut Out, now: Instant) {
+        Self::handle(self, event, out, now);
+    }
+
+    fn take_request(&mut self) -> Option<Box<OpenRequest>> {
+        Self::take_request(self)
+    }
+
+    fn deadline(&self) -> Option<Instant> {
+        Self::deadline(self)
+    }
+
+    fn ended(&self) -> Option<Fault> {
+        Self::ended(self)
+    }
+
+    fn is_zombie(&self) -> bool {
+        Self::is_zombie(self)
+    }
+
+    fn is_over(&self) -> bool {
+        Self::is_over(self)
+    }
+}
+
+impl<M: Driven> Future for Run<M> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = self.get_mut();
+        if !this.registered {
+            this.registered = true;
+            this.worker.register(this.id, cx.waker().clone());
+        }
+        let now = clock();
+        let worker = Rc::clone(&this.worker);
+        let mut buffers = worker.buffers.borrow_mut();
+        buffers.begin();
+        let mut turns = 0;
+        loop {
+            turns += 1;
+            let spent = turns >= TURNS;
+            if this.turn(&mut buffers, now, cx) && !spent {
+                continue;
+            }
+            let more = this.answer(&mut buffers.bosh, now, cx);
+            if spent {
+                cx.waker().wake_by_ref();
+                break;
+            }
+            if !more {
+                break;
+            }
+        }
+        this.count(&mut buffers.bosh);
+        buffers.trim();
+        drop(buffers);
+        if this.machine.is_over() || this.machine.is_zombie() && !this.rest(now) {
+            debug_assert!(this.open.is_empty(), "a session has ended without all its answers");
+            return Poll::Ready(());
+        }
+        if let Some(at) = this.deadline() {
+            arm(&mut this.sleep, &mut this.armed, at, cx);
+        }
+        Poll::Pending
+    }
+}
+
+impl<M: Driven> Drop for Run<M> {
+    fn drop(&mut self) {
+        self.worker.unregister(self.id);
+        // From here on the sid is unknown; what is in the mailbox came too late (BOSH-66).
+        self.place = None;
+        self.mailbox.close();
+        while let Ok(exchange) = self.mailbox.try_recv() {
+            let _ = exchange.reply.send(refusal(Fault::UnknownSid));
+        }
+        for (_, reply) in self.open.drain(..) {
+            let _ = reply.send(refusal(Fault::Bug));
+        }
+        self.account(clock());
+    }
+}
+
+/// The answer to a request that no machine answers.
+fn refusal(fault: Fault) -> Reply {
+    response::refusal(fault, false, Content::default())
+}
+
+#[cfg(test)]
+mod tests;

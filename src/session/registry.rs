@@ -1,0 +1,312 @@
+//! Where a request finds its BOSH session: from the sid to the mailbox of the session's task.
+//!
+//! Requests of one session come over any connection to any worker thread, the session stays on the
+//! one that made it. So the mailboxes are in a table of the process, in shards, each behind a lock
+//! that is held for one look-up and never across an await. What is in a mailbox is bounded; who
+//! finds it full is told so.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::fmt;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+
+use crate::proto::bosh::Reply;
+use crate::proto::bosh::body::{Body, Unreadable};
+use crate::proto::bosh::sid::Sid;
+
+/// Locks, so that threads seldom meet at one.
+const SHARDS: usize = 64;
+
+/// Requests that a mailbox holds. A client may have `hold` + 2 of them open, so that only one
+/// which breaks that rule, or whose server takes nothing, ever fills it.
+const MAILBOX: usize = 16;
+
+/// One request and the way back to whoever sent it.
+#[derive(Debug)]
+pub struct Exchange {
+    /// What it says, or why that is not known.
+    pub request: Result<Body, Unreadable>,
+    /// Where the answer goes; closed as soon as nobody waits for it any more (BOSH-48).
+    pub reply: oneshot::Sender<Reply>,
+}
+
+/// Why a request did not reach its session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Refused {
+    /// No session has this sid, or none any more (BOSH-66).
+    Unknown,
+    /// Its mailbox is full.
+    Full,
+}
+
+/// The receiving end. Boxed: tokio allots room for 32 messages at a time.
+pub(crate) type Mailbox = mpsc::Receiver<Box<Exchange>>;
+
+type Shard = HashMap<Sid, mpsc::Sender<Box<Exchange>>>;
+
+/// The BOSH sessions of a process, by sid.
+pub struct Registry {
+    /// The tag in every sid that is given out here.
+    owner: u32,
+    shards: Box<[Mutex<Shard>]>,
+    zombies: AtomicUsize,
+    zombie_limit: usize,
+}
+
+impl Registry {
+    /// An empty registry with an owner's tag of its own, which keeps the conditions of at most
+    /// `zombies` dead sessions (BOSH-77).
+    ///
+    /// # Errors
+    /// The system has no randomness to give.
+    pub fn new(zombies: usize) -> Result<Self, getrandom::Error> {
+        let mut owner = [0; 4];
+        getrandom::fill(&mut owner)?;
+        Ok(Self {
+            owner: u32::from_be_bytes(owner),
+            shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
+            zombies: AtomicUsize::new(0),
+            zombie_limit: zombies,
+        })
+    }
+
+    /// A sid that nobody has (BOSH-15).
+    ///
+    /// # Errors
+    /// The system has no randomness to give.
+    pub fn new_sid(&self) -> Result<Sid, getrandom::Error> {
+        let mut secret = [0; 20];
+        getrandom::fill(&mut secret)?;
+        Ok(Sid::new(self.owner, secret))
+    }
+
+    /// Hands a request to the session that is called `sid`.
+    ///
+    /// # Errors
+    /// [`Refused`]; the exchange is dropped, and so its sender's receiver learns nothing more.
+    pub fn send(&self, sid: &Sid, exchange: Exchange) -> Result<(), Refused> {
+        let mailbox = self.find(sid).ok_or(Refused::Unknown)?;
+        mailbox.try_send(Box::new(exchange)).map_err(|error| match error {
+            TrySendError::Full(_) => Refused::Full,
+            TrySendError::Closed(_) => Refused::Unknown,
+        })
+    }
+
+    /// Sessions that can be found, dead ones included.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.shards.iter().map(|shard| lock(shard).len()).sum()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Makes a session known, as long as the guard lives. `None` for a sid that is taken or was
+    /// not drawn here.
+    pub(crate) fn insert(self: &Arc<Self>, sid: Sid) -> Option<(Registered, Mailbox)> {
+        let (sender, mailbox) = mpsc::channel(MAILBOX);
+        if sid.owner() != self.owner {
+            return None;
+        }
+        match lock(self.shard(&sid)).entry(sid) {
+            Entry::Occupied(_) => return None,
+            Entry::Vacant(place) => place.insert(sender),
+        };
+        Some((Registered { registry: Arc::clone(self), sid, is_zombie: false }, mailbox))
+    }
+
+    fn find(&self, sid: &Sid) -> Option<mpsc::Sender<Box<Exchange>>> {
+        if sid.owner() != self.owner {
+            return None;
+        }
+        lock(self.shard(sid)).get(sid).cloned()
+    }
+
+    fn shard(&self, sid: &Sid) -> &Mutex<Shard> {
+        // Random in every sid of ours; what a stranger makes of his is no matter to a look-up.
+        let first = sid.secret().first().copied().unwrap_or_default();
+        &self.shards[usize::from(first) % SHARDS]
+    }
+}
+
+impl fmt::Debug for Registry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Registry").field("owner", &self.owner).finish_non_exhaustive()
+    }
+}
+
+/// Nothing that can panic is done under the lock, so that what it guards is always whole.
+fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
+    shard.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A session's place in the table, which it keeps until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Registered {
+    registry: Arc<Registry>,
+    sid: Sid,
+    is_zombie: bool,
+}
+
+impl Registered {
+    /// The session is dead and stays only to say why (BOSH-77); false if there are enough of those.
+    #[must_use]
+    pub(crate) fn die(&mut self) -> bool {
+        let limit = self.registry.zombie_limit;
+        if !self.is_zombie {
+            self.is_zombie = self
+                .registry
+                .zombies
+                .fetch_update(Ordering::AcqRel, Ordering::Acquire, |count| {
+                    (count < limit).then_some(count + 1)
+                })
+                .is_ok();
+        }
+        self.is_zombie
+    }
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        let mut shard = lock(self.registry.shard(&self.sid));
+        shard.remove(&self.sid);
+        if shard.capacity() > 64 && shard.len() * 4 < shard.capacity() {
+            shard.shrink_to_fit();
+        }
+        drop(shard);
+        if self.is_zombie {
+            self.registry.zombies.fetch_sub(1, Ordering::AcqRel);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::fault::Fault;
+
+    fn exchange(rid: u64) -> (Exchange, oneshot::Receiver<Reply>) {
+        let (reply, answer) = oneshot::channel();
+        let request = Err(Unreadable { sid: None, rid: Some(rid), fault: Fault::BadXml });
+        (Exchange { request, reply }, answer)
+    }
+
+    fn rid(exchange: &Exchange) -> Option<u64> {
+        exchange.request.as_ref().err().and_then(|unreadable| unreadable.rid)
+    }
+
+    /// BOSH-66: a sid is known from the insertion to the guard's end, and no other is.
+    #[test]
+    fn a_session_is_known_as_long_as_its_guard_lives() {
+        let registry = Arc::new(Registry::new(1).unwrap());
+        let sid = registry.new_sid().unwrap();
+        assert_eq!(registry.send(&sid, exchange(1).0), Err(Refused::Unknown));
+        let (guard, mut mailbox) = registry.insert(sid).unwrap();
+        assert!(registry.insert(sid).is_none(), "taken");
+        let (request, mut answer) = exchange(2);
+        assert_eq!(registry.send(&sid, request), Ok(()));
+        assert_eq!(
+            registry.send(&registry.new_sid().unwrap(), exchange(3).0),
+            Err(Refused::Unknown)
+        );
+        assert_eq!(rid(&mailbox.try_recv().unwrap()), Some(2));
+        assert!(answer.try_recv().is_err());
+        drop(guard);
+        assert_eq!(registry.send(&sid, exchange(4).0), Err(Refused::Unknown));
+        assert!(registry.is_empty());
+    }
+
+    /// A mailbox whose owner has closed it is as good as none.
+    #[test]
+    fn a_closed_mailbox_is_unknown() {
+        let registry = Arc::new(Registry::new(1).unwrap());
+        let sid = registry.new_sid().unwrap();
+        let (_guard, mut mailbox) = registry.insert(sid).unwrap();
+        mailbox.close();
+        assert_eq!(registry.send(&sid, exchange(1).0), Err(Refused::Unknown));
+    }
+
+    /// A sid of another process is unknown, even if its secret is one of ours.
+    #[test]
+    fn a_foreign_owner_is_unknown() {
+        let registry = Arc::new(Registry::new(1).unwrap());
+        let sid = registry.new_sid().unwrap();
+        let _place = registry.insert(sid).unwrap();
+        let secret = <[u8; 20]>::try_from(sid.secret()).unwrap();
+        let foreign = Sid::new(sid.owner() ^ 1, secret);
+        assert_eq!(registry.send(&foreign, exchange(1).0), Err(Refused::Unknown));
+        assert!(registry.insert(foreign).is_none());
+    }
+
+    /// Everything is bounded: the request that has no room is refused, and those before it stay.
+    #[test]
+    fn a_full_mailbox_refuses() {
+        let registry = Arc::new(Registry::new(1).unwrap());
+        let sid = registry.new_sid().unwrap();
+        let (_guard, mut mailbox) = registry.insert(sid).unwrap();
+        for n in 0..MAILBOX as u64 {
+            assert_eq!(registry.send(&sid, exchange(n).0), Ok(()));
+        }
+        assert_eq!(registry.send(&sid, exchange(99).0), Err(Refused::Full));
+        for n in 0..MAILBOX as u64 {
+            assert_eq!(rid(&mailbox.try_recv().unwrap()), Some(n));
+        }
+        assert!(mailbox.try_recv().is_err());
+        assert_eq!(registry.send(&sid, exchange(100).0), Ok(()));
+    }
+
+    /// BOSH-77: the dead are counted, and their places are free again when they are gone.
+    #[test]
+    fn zombies_are_bounded() {
+        let registry = Arc::new(Registry::new(1).unwrap());
+        let place = || registry.insert(registry.new_sid().unwrap()).unwrap().0;
+        let (mut one, mut two) = (place(), place());
+        assert!(one.die());
+        assert!(one.die(), "it is one already");
+        assert!(!two.die());
+        drop(one);
+        assert!(two.die());
+        drop(two);
+        assert_eq!(registry.zombies.load(Ordering::Acquire), 0);
+    }
+
+    /// BOSH-15: many threads at once draw, insert, send and remove, and none meets another's.
+    #[test]
+    fn many_threads_do_not_meet() {
+        let registry = Arc::new(Registry::new(1).unwrap());
+        let threads: Vec<_> = (0..8)
+            .map(|_| {
+                let registry = Arc::clone(&registry);
+                std::thread::spawn(move || {
+                    let mut kept = Vec::new();
+                    for n in 0..500 {
+                        let sid = registry.new_sid().unwrap();
+                        let place = registry.insert(sid).unwrap();
+                        assert_eq!(registry.send(&sid, exchange(n).0), Ok(()));
+                        kept.push((n, sid, place));
+                        if n % 3 == 0 {
+                            let (_, sid, _) = kept.swap_remove(kept.len() / 2);
+                            assert_eq!(registry.send(&sid, exchange(0).0), Err(Refused::Unknown));
+                        }
+                    }
+                    for (n, _, (_, mailbox)) in &mut kept {
+                        assert_eq!(rid(&mailbox.try_recv().unwrap()), Some(*n));
+                        assert!(mailbox.try_recv().is_err());
+                    }
+                    kept.len()
+                })
+            })
+            .collect();
+        for thread in threads {
+            assert_eq!(thread.join().unwrap(), 333);
+        }
+        assert!(registry.is_empty());
+    }
+}
