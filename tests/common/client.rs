@@ -451,7 +451,10 @@ impl Client {
                 self.receive().await?;
             }
         };
-        timeout(PATIENCE, taking).await.context("BOSH-37: no request was answered")?
+        let taken = timeout(PATIENCE, taking).await;
+        taken.with_context(|| {
+            format!("BOSH-37: no answer for {PATIENCE:?}\n{}", self.transcript())
+        })?
     }
 
     /// BOSH: makes sure that a request is open and has arrived at the other side, so that it can
