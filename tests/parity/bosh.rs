@@ -369,17 +369,18 @@ async fn held_request_cut(place: Place) -> Result {
     let mut lost = two.session.next("", "").await?;
     lost.stays_open(A_WHILE).await?;
     lost.cut(Cut::Fin)?;
-    two.settle().await?;
+    // Nothing tells that it was noticed; until then an answer would be on its way (BOSH-50).
+    sleep(A_WHILE).await;
     two.friend_says("one").await?;
     two.settle().await?;
-    let next = two.session.ask("", "").await?;
+    let next = two.session.ask("", "").await.context("BOSH-48")?;
     ensure!(next.messages() == ["one"], "BOSH-48: {}", next.text);
     ensure_empty(&two.session.repeat(&lost).await?.body().await?).context("BOSH-48")?;
 
     let mut lost = two.session.next("", "").await?;
     lost.stays_open(A_WHILE).await?;
     lost.cut(Cut::Reset)?;
-    two.settle().await?;
+    sleep(A_WHILE).await;
     let mut again = two.session.repeat(&lost).await?;
     again.stays_open(A_WHILE).await?;
     let mut newest = two.session.repeat(&lost).await?;
@@ -599,8 +600,11 @@ async fn key_sequence(place: Place) -> Result {
         body.expect_terminate(Some(condition)).with_context(|| attributes)?;
     }
     let mut session = keyed(K[3].to_owned()).await?;
-    let mut held = session.next(&key(K[2]), "").await?;
-    let mut forged = session.post(held.rid, &key(K[1]), "").await?;
+    let mut first = session.next(&key(K[2]), "").await?;
+    let mut held = session.next(&key(K[1]), "").await?;
+    // So the second is held, and the forged one comes after it.
+    ensure_empty(&first.body().await?).context("BOSH-37")?;
+    let mut forged = session.post(held.rid, &key(K[2]), "").await?;
     forged.body().await?.expect_terminate(Some("item-not-found")).context("BOSH-83")?;
     held.body().await?.expect_terminate(Some("other-request")).context("BOSH-76")?;
     let mut plain = Session::create(&url, server.domain()).await?;
