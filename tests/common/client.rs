@@ -457,6 +457,16 @@ impl Client {
         })?
     }
 
+    /// BOSH: sends again at once what was cut, for whoever does not read next.
+    pub async fn repeat_lost(&mut self) -> Result {
+        if let Carrier::Bosh(bosh) = &mut self.carrier
+            && !bosh.repeat_lost().await?
+        {
+            bail!("nobody listens\n{}", self.transcript());
+        }
+        Ok(())
+    }
+
     /// BOSH: makes sure that a request is open and has arrived at the other side, so that it can
     /// say something; nothing to do over WebSocket.
     pub async fn listen(&mut self) -> Result {
