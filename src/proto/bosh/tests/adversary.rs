@@ -496,6 +496,11 @@ impl World {
     }
 
     fn gone(&mut self, id: u64) {
+        if !self.waiting.contains_key(&id) && self.rids[&id] < self.last.saturating_sub(1) {
+            // A response that cannot be handed over is noticed soon, or not at all.
+            self.fins.remove(&id);
+            return;
+        }
         self.note(&format!("machine: connection {id} is gone"));
         self.fins.remove(&id);
         if self.waiting.remove(&id).is_some_and(|waiting| waiting.rid > self.last) {
@@ -733,9 +738,15 @@ impl World {
                 }
             }
         }
-        if self.fins.remove(&id) {
-            if self.dice.chance(50) {
-                return Some(id);
+        if self.fins.contains(&id) {
+            // It is written into a connection that has ended. Whether that is noticed, and when, is
+            // the network's to say.
+            match self.dice.below(4) {
+                0 => return Some(id),
+                1 => {}
+                _ => {
+                    self.fins.remove(&id);
+                }
             }
             return None;
         }
