@@ -1,35 +1,42 @@
 //! Bosphorus: an XMPP connection manager.
 //!
-//! Web clients speak XMPP to it over WebSocket (RFC 7395, and the older draft-moffitt framing); it
-//! carries each session over one ordinary c2s TCP stream to an existing XMPP server, and counts
-//! what passes with the transport as a label. BOSH is to join as the second transport. The program
-//! is `bosphorus`; this library exists so that tests and benchmarks reach its parts.
+//! Web clients speak XMPP to it over WebSocket (RFC 7395, and the older draft-moffitt framing) or
+//! over BOSH (XEP-0124, XEP-0206); it carries each session over one ordinary c2s TCP stream to an
+//! existing XMPP server, and counts what passes with the transport as a label. The program is
+//! `bosphorus`; this library exists so that tests and benchmarks reach its parts.
 //!
 //! # The way of a byte
 //!
 //! ```text
 //!    browser (Strophe, Converse, …)                     ejabberd · Prosody · Openfire
-//!         │ WebSocket                                             ▲ one c2s TCP stream per session:
-//!         ▼                                                       ▼ plain · STARTTLS · direct TLS
+//!         │ WebSocket      │ POST <body/>                         ▲ one c2s TCP stream per session:
+//!         ▼                ▼                                      ▼ plain · STARTTLS · direct TLS
 //!  ┌───────────────────────────────────────────────────────────────────────────────┐
-//!  │ http::ws   takes the socket                       upstream  finds, connects,  │ EDGES
-//!  │            out of actix                                     verifies, opens   │
-//!  ├─────────┬────────────────────────────────────────────────────────▲────────────┤
-//!  │         ▼    session::run: one task per session, polls both      ▼            │ SHELL
+//!  │ http::ws         http::bosh reads a body,         upstream  finds, connects,  │ EDGES
+//!  │ takes the socket waits for its answer                       verifies, opens   │
+//!  │ out of actix     │ session::registry                                          │
+//!  ├─────────┬────────┴───────────────────────────────────────────────▲────────────┤
+//!  │         ▼    session::{run, bosh}: one task per session          ▼            │ SHELL
 //!  ├───────────────────────────────────────────────────────────────────────────────┤
-//!  │ proto::frame → proto::xml → proto::ws::session → proto::seam                  │ CORE
+//!  │ proto::frame → proto::xml → proto::ws::session   ⇄ proto::seam                │ CORE
+//!  │ proto::bosh::body → proto::bosh::session         ⇄ proto::seam                │
 //!  └───────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! A *session* is one client and its one c2s stream. To the server: [`proto::frame`] makes messages
-//! of bytes, [`proto::xml`] proves that a message is exactly one well-formed element,
+//! A *session* is one client and its one c2s stream. Over WebSocket, to the server: [`proto::frame`]
+//! makes messages of bytes, [`proto::xml`] proves that a message is exactly one well-formed element,
 //! [`proto::ws::session`] decides what it means, [`proto::seam`] writes it. To the client the same
 //! backwards. Bytes are borrowed all the way: from the buffer they were read into to the buffer
 //! they are written from, both of which belong to the worker thread, not to the session.
 //!
+//! Over BOSH a request is a document of its own: [`proto::bosh::body`] proves it payload by payload
+//! and writes those for the server; the registry finds the session by the `sid`, whichever thread
+//! the request came to; [`proto::bosh::session`] orders requests by `rid`, holds them, and answers
+//! them with what the server has said.
+//!
 //! Read in this order: [`session::run`] (the loop), [`proto::ws::session`] (the machine),
-//! [`proto::xml`] (the judge), [`upstream`] (the way to the server), `tests/parity.rs` (what holds
-//! against every server).
+//! [`proto::xml`] (the judge), [`upstream`] (the way to the server); [`mod@session::bosh`] and
+//! [`proto::bosh`] for the other transport; `tests/parity.rs` (what holds against every server).
 //!
 //! # Four promises
 //!
@@ -37,10 +44,12 @@
 //!    awaits. Time is an argument. `tests/house.rs` checks it.
 //! 2. **One task owns a session.** There is no shared session to lock. The WebSocket machine takes
 //!    bytes and gives bytes, so its task is a single future that polls two sockets: no channel, no
-//!    second task, no copy between them.
+//!    second task, no copy between them. A BOSH session is reached through its bounded mailbox, and
+//!    answers through a channel for one value.
 //! 3. **Everything is bounded.** While bytes for one side wait for its socket, the other side is
 //!    not read. What a session may hold is one read chunk, one element, and what a chunk turns
-//!    into; each has a number in the configuration ([`config::Limits`]).
+//!    into; over BOSH also the requests of its window and the responses that may be asked for again.
+//!    Each has a number in the configuration ([`config::Limits`]).
 //! 4. **The seam is thin.** What is rewritten is listed in [`proto::seam`]; all else passes byte
 //!    for byte, after it was proven. What cannot be proven does not pass.
 //!
@@ -59,7 +68,8 @@
 //! The idle session is the unit of cost. A connection that stays in actix's HTTP dispatcher keeps
 //! two 8-KiB buffers for life, so [`http::ws`] takes the socket out of it. Idle, a session is the
 //! machine, two sockets and a timer entry; buffers exist while something is incomplete, and
-//! negotiation with the server leaves nothing behind.
+//! negotiation with the server leaves nothing behind. A held BOSH request has to stay in the
+//! dispatcher, which makes ten times as much of an idle session.
 
 pub mod app;
 pub mod cli;

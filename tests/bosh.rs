@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use anyhow::{Context, ensure};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use common::bosh::{Body, CONTENT_TYPE, CREATION, Pending, Session, XBOSH, creation};
 use common::client::ns;
@@ -334,6 +334,30 @@ fn a_lost_request_gets_nothing() -> Result {
             again.stays_open(A_WHILE).await?;
             link.write(&message("same rid")).await?;
             ensure!(messages(&mut again).await? == ["same rid"], "BOSH-49: {cut:?}");
+        }
+        Ok(())
+    })
+}
+
+/// BOSH-37, BOSH-49: the request that makes one too many may be lost and come again at any moment; the
+/// older one is answered at once all the same.
+#[test]
+fn a_lost_request_frees_the_oldest_when_it_comes_again() -> Result {
+    block_on(async {
+        let scene = Scene::new("").await?;
+        let (mut session, _link) = scene.bound().await?;
+        let mut held = session.next("", "").await?;
+        for pause in [0, 1, 3, 9, 30] {
+            for cut in [Cut::Fin, Cut::Reset] {
+                let mut newer = session.next("", &message("x")).await?;
+                newer.cut(cut)?;
+                sleep(Duration::from_millis(pause)).await;
+                let again = session.repeat(&newer).await?;
+                let answer = timeout(Duration::from_secs(2), held.body()).await;
+                let answer = answer.with_context(|| format!("{cut:?}, {pause} ms later"))??;
+                ensure_empty(&answer)?;
+                held = again;
+            }
         }
         Ok(())
     })

@@ -238,7 +238,7 @@ fn bodies_come_in_every_coding() -> Result {
 }
 
 /// BOSH-08, BOSH-09, SEC-13: nothing is coded unless that is switched on, then large answers are, and
-/// never the one with the secrets; what comes coded is refused.
+/// never the one with the secrets; what comes coded is refused, what only says so (libpurple) is not.
 #[test]
 fn compression_is_a_choice() -> Result {
     block_on(async {
@@ -268,6 +268,12 @@ fn compression_is_a_choice() -> Result {
         let request = scene.url.post("Content-Encoding: gzip\r\n", &stray());
         let answer = scene.ask(&request).await?;
         ensure!(answer.status == 415, "BOSH-09: {}", answer.head);
+        // What libpurple says of every request, and means as its type.
+        for plain in ["identity", "text/xml; charset=utf-8"] {
+            let request = scene.url.post(&format!("Content-Encoding: {plain}\r\n"), &stray());
+            let body = Body::of(&scene.ask(&request).await?).with_context(|| plain.to_owned())?;
+            body.expect_terminate(Some("item-not-found"))?;
+        }
         Ok(())
     })
 }

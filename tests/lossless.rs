@@ -187,6 +187,7 @@ async fn exchange(alice: &mut Side, bob: &mut Side, random: &mut Random, plan: P
             false => random.below(underway + 1),
         };
         let count = some(random, alice.sent - bob.read, alice.sent == plan.messages);
+        alice.client.repeat_lost().await?;
         bob.take("alice", count, plan.seed).await?;
         let count = some(random, bob.sent - alice.read, bob.sent == plan.messages);
         alice.take("bob", count, plan.seed).await?;

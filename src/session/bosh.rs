@@ -176,6 +176,8 @@ impl<M: Driven> Run<M> {
         self.open.retain_mut(|(id, reply)| {
             let is_gone = reply.poll_closed(cx).is_ready();
             if is_gone {
+                // An answer of this wake-up, perhaps, which then was never given.
+                out.responses.retain(|respond| respond.id != *id);
                 machine.handle(Event::Gone { id: *id }, out, now);
             }
             !is_gone

@@ -92,13 +92,17 @@ pub struct Pending {
     pub bytes: Vec<u8>,
     /// Where it was sent; `None` once that was cut.
     pub connection: Option<Connection>,
-    /// A connection that had carried another request before may just have been closed.
-    reused: bool,
     /// To cut the connection when so many bytes of the answer have come.
     cut_answer: Option<usize>,
+    /// The answer, when it came before that to an older request was taken.
+    answer: Option<Answer>,
 }
 
 impl Pending {
+    fn new(rid: u64, bytes: Vec<u8>, connection: Option<Connection>) -> Self {
+        Self { rid, bytes, connection, cut_answer: None, answer: None }
+    }
+
     /// The HTTP answer, at most [`PATIENCE`] away.
     pub async fn answer(&mut self) -> Result<Answer> {
         let rid = self.rid;
@@ -201,13 +205,12 @@ impl Session {
 
     /// Sends a request's bytes.
     pub async fn send(&mut self, rid: u64, bytes: Vec<u8>) -> Result<Pending> {
-        let reused = !self.idle.is_empty();
         let mut connection = match self.idle.pop() {
             Some(connection) => connection,
             None => Connection::open(&self.url.authority).await?,
         };
         connection.send(&bytes).await?;
-        Ok(Pending { rid, bytes, connection: Some(connection), reused, cut_answer: None })
+        Ok(Pending::new(rid, bytes, Some(connection)))
     }
 
     /// Sends the same bytes again, on another connection.
@@ -337,13 +340,7 @@ impl Bosh {
             let mut connection = Connection::open(&self.url.authority).await?;
             connection.send(&bytes).await?;
             self.creating = true;
-            self.open.push_back(Pending {
-                rid: self.rid,
-                bytes,
-                connection: Some(connection),
-                reused: false,
-                cut_answer: None,
-            });
+            self.open.push_back(Pending::new(self.rid, bytes, Some(connection)));
             return Ok(None);
         }
         let attributes = format!(
@@ -369,8 +366,7 @@ impl Bosh {
         session.rid = self.rid;
         let bytes =
             session.url.post(&session.headers, &session.text(self.rid, attributes, payload));
-        let mut pending =
-            Pending { rid: self.rid, bytes, connection: None, reused: false, cut_answer: None };
+        let mut pending = Pending::new(self.rid, bytes, None);
         self.transmit(&mut pending).await?;
         self.open.push_back(pending);
         Ok(())
@@ -392,8 +388,8 @@ impl Bosh {
             let session = self.session.as_mut().context("no session")?;
             let cut = self.cuts.as_mut().and_then(Cuts::next);
             let Some(cuts) = cut else {
-                let sent = session.send(pending.rid, pending.bytes.clone()).await?;
-                (pending.connection, pending.reused) = (sent.connection, sent.reused);
+                pending.connection =
+                    session.send(pending.rid, pending.bytes.clone()).await?.connection;
                 return Ok(());
             };
             let how = if cuts.random.once_in(2) { Cut::Reset } else { Cut::Fin };
@@ -402,8 +398,8 @@ impl Bosh {
             let late = cuts.random.once_in(3);
             if place == 2 {
                 pending.cut_answer = Some(1 + cuts.random.below(500));
-                let sent = session.send(pending.rid, pending.bytes.clone()).await?;
-                (pending.connection, pending.reused) = (sent.connection, sent.reused);
+                pending.connection =
+                    session.send(pending.rid, pending.bytes.clone()).await?.connection;
                 return Ok(());
             }
             let length = match place {
@@ -414,7 +410,7 @@ impl Bosh {
             connection.send(&pending.bytes[..length]).await?;
             connection.cut(how)?;
             if late {
-                // Repeated when its answer is wanted; another rid may go first.
+                // Repeated when an answer is wanted; another rid may go first.
                 cuts.late += 1;
                 return Ok(());
             }
@@ -456,49 +452,68 @@ impl Bosh {
         Ok((text, events))
     }
 
-    /// The answer to the oldest request, which is repeated as often as its connection breaks;
-    /// `None` when nobody listens any more.
+    /// The answer to the oldest request; `None` when nobody listens any more. All open connections
+    /// are watched meanwhile: a request whose connection breaks, or that is answered by a recoverable
+    /// error (XEP-0124 §17.3: another connection brought the same rid later), is repeated.
     async fn oldest(&mut self) -> Result<Option<Answer>> {
         loop {
-            let Some(pending) = self.open.front_mut() else { return Ok(None) };
-            if let Some(connection) = pending.connection.as_mut() {
-                let cut = pending.cut_answer;
-                if let Some(count) = cut {
-                    connection.taste(count).await?;
-                }
-                let answer = if cut.is_none() { connection.answer().await? } else { None };
-                if let Some(answer) = answer {
-                    if let (Some(session), Some(pending)) =
-                        (self.session.as_mut(), self.open.pop_front())
-                    {
-                        session.keep(pending);
-                    } else {
-                        self.open.pop_front();
-                    }
-                    return Ok(Some(answer));
-                }
-                let broken = cut.is_none() && !pending.reused;
-                pending.cut_answer = None;
-                pending.cut(Cut::Reset)?;
-                if broken || self.session.is_none() {
-                    // Nobody cut it: there has to be somebody to ask again.
-                    if Connection::open(&self.url.authority).await.is_err() {
-                        return Ok(None);
-                    }
-                    ensure!(self.session.is_some(), "the creation request was not answered");
-                }
+            if self.open.front().is_none_or(|oldest| oldest.answer.is_some()) {
+                return Ok(self.open.pop_front().and_then(|pending| pending.answer));
             }
-            let Some(mut pending) = self.open.pop_front() else { return Ok(None) };
-            // On a connection of its own: an old one may be as dead as the last.
-            if let Some(session) = self.session.as_mut() {
-                session.fresh();
-            }
-            let sent = self.transmit(&mut pending).await;
-            self.open.push_front(pending);
-            if sent.is_err() {
+            if !self.repeat_lost().await? {
                 return Ok(None);
             }
+            let watched = self.open.iter_mut().enumerate().filter_map(|(at, pending)| {
+                let connection = pending.connection.as_mut()?;
+                let cut = pending.cut_answer;
+                Some(Box::pin(async move {
+                    let answer = match cut {
+                        Some(count) => connection.taste(count).await.map(|()| None),
+                        None => connection.answer().await,
+                    };
+                    (at, answer)
+                }))
+            });
+            let ((at, answer), ..) = futures_util::future::select_all(watched).await;
+            let (answer, pending) = (answer?, &mut self.open[at]);
+            match answer {
+                Some(answer) if !is_recoverable(&answer) => {
+                    let connection = pending.connection.take();
+                    pending.answer = Some(answer);
+                    if let Some(session) = self.session.as_mut() {
+                        session.idle.extend(connection);
+                    }
+                }
+                _ => {
+                    pending.cut_answer = None;
+                    pending.cut(Cut::Reset)?;
+                }
+            }
         }
+    }
+
+    /// Sends every request again whose connection was cut; `false` if nobody listens.
+    pub async fn repeat_lost(&mut self) -> Result<bool> {
+        let lost = |it: &Pending| it.connection.is_none() && it.answer.is_none();
+        while let Some(at) = self.open.iter().position(lost) {
+            if !self.repeat(at).await? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Sends one of the open requests again; `false` if nobody listens.
+    async fn repeat(&mut self, at: usize) -> Result<bool> {
+        let (Some(mut pending), Some(session)) = (self.open.remove(at), self.session.as_mut())
+        else {
+            return Ok(false);
+        };
+        // On a connection of its own: an old one may be as dead as the last.
+        session.fresh();
+        let sent = self.transmit(&mut pending).await;
+        self.open.insert(at, pending);
+        Ok(sent.is_ok())
     }
 
     /// Makes sure that exactly one request is open and has arrived: a second one made the first
@@ -525,6 +540,11 @@ impl Bosh {
         self.session = None;
         self.open.clear();
     }
+}
+
+/// XEP-0124 §17.3.
+fn is_recoverable(answer: &Answer) -> bool {
+    Body::of(answer).is_ok_and(|body| body.attr("type") == Some("error"))
 }
 
 /// The stream header that a creation response stands for (XEP-0206 §4).

@@ -451,7 +451,20 @@ impl Client {
                 self.receive().await?;
             }
         };
-        timeout(PATIENCE, taking).await.context("BOSH-37: no request was answered")?
+        let taken = timeout(PATIENCE, taking).await;
+        taken.with_context(|| {
+            format!("BOSH-37: no answer for {PATIENCE:?}\n{}", self.transcript())
+        })?
+    }
+
+    /// BOSH: sends again at once what was cut, for whoever does not read next.
+    pub async fn repeat_lost(&mut self) -> Result {
+        if let Carrier::Bosh(bosh) = &mut self.carrier
+            && !bosh.repeat_lost().await?
+        {
+            bail!("nobody listens\n{}", self.transcript());
+        }
+        Ok(())
     }
 
     /// BOSH: makes sure that a request is open and has arrived at the other side, so that it can

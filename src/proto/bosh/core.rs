@@ -230,6 +230,26 @@ impl Core {
         if self.is_open() && self.excess() == 0 {
             self.forced_since = None;
         }
+        self.last_payloads(out, now);
+    }
+
+    /// BOSH-65: what the server still says behind a `terminate` goes into the answer to a request
+    /// before that, as long as there is one, and only else into the end's own: there are clients
+    /// that read no payload there (Strophe), or fail if they do (stanza.js).
+    pub(super) fn last_payloads(&mut self, out: &mut Out, now: Instant) {
+        while matches!(self.client, ClientSide::Terminating(_))
+            && !self.queue.is_empty()
+            && !self.is_replay_full()
+            && self.window.opened().count() > 1
+            && let Some((rid, open)) = self.oldest()
+            && open.role == Role::Ordinary
+        {
+            let load = self.queue.plan(self.allowance());
+            if load.parts == 0 {
+                break;
+            }
+            self.answer(rid, open, Why::Payload, load, out, now);
+        }
     }
 
     fn oldest(&self) -> Option<(u64, Open)> {
@@ -406,7 +426,7 @@ impl Core {
         }
         if self.window.lose(id) {
             self.bury(now);
-        } else if self.assigned.id == Some(id) && self.is_open() {
+        } else if self.assigned.id == Some(id) && self.hears() {
             // Its payloads were given to no other response since, nor was it repeated or
             // acknowledged: they are the first of those that wait again.
             let rid = self.assigned.rid;
@@ -507,7 +527,7 @@ impl Core {
                 self.lose_client(out, now);
             }
             ClientSide::Open => self.flush(out, now),
-            ClientSide::Terminating(until) if *until <= now => self.terminated(out),
+            ClientSide::Terminating(until) if *until <= now => self.terminated(out, now),
             ClientSide::Zombie { until, .. } if *until <= now => self.leave(),
             ClientSide::Terminating(_) | ClientSide::Zombie { .. } | ClientSide::Gone => {}
         }

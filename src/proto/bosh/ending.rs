@@ -41,18 +41,19 @@ impl Core {
             }
             ServerSide::Connecting => {
                 self.close_server(out, now);
-                self.terminated(out);
+                self.terminated(out, now);
             }
             ServerSide::Absent
             | ServerSide::Closing(_)
             | ServerSide::Finishing(_)
-            | ServerSide::Gone => self.terminated(out),
+            | ServerSide::Gone => self.terminated(out, now),
         }
     }
 
     /// Answers a `terminate`: the oldest request with the end and all that waits, the others with
     /// nothing.
-    pub(super) fn terminated(&mut self, out: &mut Out) {
+    pub(super) fn terminated(&mut self, out: &mut Out, now: Instant) {
+        self.last_payloads(out, now);
         self.tell_end(Fault::Closed, None, out);
         self.give_up(out);
         self.leave();

@@ -268,8 +268,10 @@ impl Core {
     /// window (BOSH-61, BOSH-34).
     fn is_overactive(&self, is_empty: bool, arrived: Instant, counts: &mut Counts) -> bool {
         let previous = self.previous;
-        let allowed = previous.arrived + self.settings.polling.saturating_sub(TOLERANCE);
-        if !is_empty || arrived >= allowed {
+        let interval = self.settings.polling.saturating_sub(TOLERANCE);
+        // One that came before its turn says nothing of how fast they were sent.
+        let is_soon = arrived >= previous.arrived && arrived < previous.arrived + interval;
+        if !is_empty || !is_soon {
             return false;
         }
         if self.terms.polling {

@@ -125,14 +125,14 @@ impl Core {
             _ => {}
         }
         if matches!(self.client, ClientSide::Terminating(_)) {
-            self.terminated(out);
+            self.terminated(out, now);
         }
     }
 
     /// The server's stream error, which waits for the client.
     fn server_failed(&mut self, out: &mut Out, now: Instant) {
         if matches!(self.client, ClientSide::Terminating(_)) {
-            self.terminated(out);
+            self.terminated(out, now);
         } else {
             self.fail(Fault::ServerError, None, out, now);
         }
@@ -147,7 +147,7 @@ impl Core {
         };
         let until = now + self.settings.close_grace;
         if matches!(self.client, ClientSide::Terminating(_)) {
-            self.terminated(out);
+            self.terminated(out, now);
         } else {
             self.fail(fault, None, out, now);
         }
@@ -180,7 +180,7 @@ impl Core {
         // Its socket buffer is full: no footer could reach it.
         self.server = ServerSide::Gone;
         if matches!(self.client, ClientSide::Terminating(_)) {
-            self.terminated(out);
+            self.terminated(out, now);
         } else {
             self.fail(Fault::ServerStalled, None, out, now);
         }

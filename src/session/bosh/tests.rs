@@ -35,6 +35,8 @@ enum Do {
     Hold = 1,
     /// Have something to say, to whoever is the oldest open request at the next flush.
     Say,
+    /// Answer the oldest before anything else is looked at; its reader goes away meanwhile.
+    Push,
     /// End, and answer all that is open.
     End,
     /// End with a condition for the next request.
@@ -130,6 +132,10 @@ impl Driven for Script {
                 let what = body.rid;
                 if what == Do::Say as u64 {
                     self.to_say.push_back("word");
+                } else if what == Do::Push as u64 {
+                    let oldest = self.held.pop_front().unwrap_or(id);
+                    self.answer(out, oldest, "word");
+                    self.notes.borrow_mut().readers.retain(|(id, _)| *id != oldest.0);
                 } else if what == Do::End as u64 {
                     self.end(out);
                 } else if what == Do::Die as u64 {
@@ -397,6 +403,16 @@ fn an_answer_without_a_reader_is_given_to_the_next() {
         let client = start(&worker(None), None);
         client.notes.borrow_mut().leaves = Some(0);
         assert_eq!(text(client.send(Do::Say)).await, "word");
+        assert_eq!(client.events(), ["gone 0"]);
+    });
+}
+
+/// The same if that is seen before anything is handed over.
+#[test]
+fn an_answer_is_taken_back_if_its_reader_is_gone_before() {
+    on_a_worker(async {
+        let client = start(&worker(None), None);
+        assert_eq!(text(client.send(Do::Push)).await, "word");
         assert_eq!(client.events(), ["gone 0"]);
     });
 }

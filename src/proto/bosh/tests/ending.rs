@@ -42,6 +42,24 @@ fn last_words_go_into_the_answer() {
     assert!(rig.session.is_over());
 }
 
+/// BOSH-65: but not as long as another request is open, even if the end comes with them: Strophe
+/// reads nothing in a `terminate`, and stanza.js fails.
+#[test]
+fn last_words_go_before_the_end_if_they_can() {
+    for (first, then) in [(UNAVAILABLE.to_owned(), FOOTER), (UNAVAILABLE.to_owned() + FOOTER, "")] {
+        let mut rig = Rig::bound();
+        rig.ask(101, body(101));
+        rig.ask(102, body(102).terminate());
+        let mut got = rig.server(&first);
+        got.extend(rig.server(then));
+        let words = format!(
+            "<body ack='102' xmlns='http://jabber.org/protocol/httpbind'>{UNAVAILABLE}</body>"
+        );
+        let end = "<body type='terminate' xmlns='http://jabber.org/protocol/httpbind'/>";
+        told(&got, &[(101, Why::Payload, &words), (102, Why::Terminate, end)]);
+    }
+}
+
 /// BOSH-64: in rid order: a terminate that comes early waits for its turn.
 #[test]
 fn a_terminate_waits_for_its_turn() {
