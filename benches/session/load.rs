@@ -1,89 +1,18 @@
 //! The clients: XMPP over WebSocket (RFC 7395) as a browser's library would speak it, in as few
 //! instructions as that takes.
 
-use std::collections::HashMap;
-use std::future::Future;
-use std::io::{self, Write as _};
-use std::net::{Ipv4Addr, SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 use std::ops::Range;
-use std::sync::Arc;
-use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use memchr::memmem;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpSocket, TcpStream};
-use tokio::sync::Semaphore;
-use tokio::task::JoinSet;
+use tokio::net::TcpStream;
 
-/// The size of every message, as the client sees it.
-pub(crate) const STANZA_BYTES: usize = 250;
+use super::orders::{self, AUTH, BIND, ID, id, stanza};
 
-/// Carries out the orders on standard input, one a line ([`super::process::Load`]), until it ends.
-/// Sessions are served only while an order runs: in between they are idle, and whatever arrives
-/// waits in their sockets.
-pub(crate) fn run() -> anyhow::Result<()> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let mut groups = HashMap::new();
-    for order in io::stdin().lines() {
-        let order = order?;
-        let done = runtime.block_on(async {
-            match tokio::time::timeout(ORDER_TIME, carry_out(&order, &mut groups)).await {
-                Ok(done) => done,
-                Err(_) => bail!("not done after {ORDER_TIME:?}"),
-            }
-        });
-        match done {
-            Ok(()) => println!("done"),
-            Err(error) => println!("{}", format!("{error:#}").replace('\n', " ")),
-        }
-        io::stdout().flush()?;
-    }
-    Ok(())
-}
-
-async fn carry_out(order: &str, groups: &mut HashMap<String, Vec<Client>>) -> anyhow::Result<()> {
-    let words: Vec<&str> = order.split(' ').collect();
-    match words[..] {
-        ["open", group, target, sessions] => {
-            let target: SocketAddr = target.parse()?;
-            let sessions: u32 = sessions.parse()?;
-            let clients = (0..sessions).map(|number| Client::open(target, number));
-            groups.insert(group.to_owned(), all(clients, OPENING_AT_A_TIME).await?);
-        }
-        ["echo", group, in_flight, bursts, concurrency] => {
-            let (in_flight, bursts) = (in_flight.parse()?, bursts.parse()?);
-            let clients = groups.remove(group).context("no such sessions")?;
-            let echoes = clients.into_iter().map(|client| client.echo(in_flight, bursts));
-            groups.insert(group.to_owned(), all(echoes, concurrency.parse()?).await?);
-        }
-        _ => bail!("an unknown order"),
-    }
-    Ok(())
-}
-
-/// Runs tasks, so many at a time, until all are done or one fails.
-async fn all<F>(tasks: impl Iterator<Item = F>, at_a_time: usize) -> anyhow::Result<Vec<Client>>
-where
-    F: Future<Output = anyhow::Result<Client>> + Send + 'static,
-{
-    let gate = Arc::new(Semaphore::new(at_a_time));
-    let mut running = JoinSet::new();
-    for task in tasks {
-        let gate = Arc::clone(&gate);
-        running.spawn(async move {
-            let _permit = gate.acquire().await?;
-            task.await
-        });
-    }
-    let mut clients = Vec::with_capacity(running.len());
-    while let Some(done) = running.join_next().await {
-        clients.push(done??);
-    }
-    Ok(clients)
-}
-
-struct Client {
+pub(crate) struct Client {
     stream: TcpStream,
     /// Bytes from the server, from `read` on not looked at.
     input: Vec<u8>,
@@ -93,13 +22,9 @@ struct Client {
     sent: usize,
 }
 
-impl Client {
+impl orders::Client for Client {
     async fn open(target: SocketAddr, number: u32) -> anyhow::Result<Self> {
-        let socket = TcpSocket::new_v4()?;
-        // Each from an address of its own, so that neither ports nor limits by address run out.
-        socket.bind(SocketAddr::from((Ipv4Addr::from(FIRST_ADDRESS + number), 0)))?;
-        let stream = socket.connect(target).await?;
-        stream.set_nodelay(true)?;
+        let stream = orders::connect(target, number).await?;
         let mut client = Self { stream, input: Vec::new(), read: 0, out: Vec::new(), sent: 0 };
         client.upgrade().await.context("upgrade")?;
         client.log_in().await.context("login")?;
@@ -109,6 +34,29 @@ impl Client {
         Ok(client)
     }
 
+    async fn echo(mut self, in_flight: usize, bursts: usize) -> anyhow::Result<(Self, u64)> {
+        let mut stanza = stanza();
+        for _ in 0..bursts {
+            let first = self.sent;
+            for _ in 0..in_flight {
+                stanza[ID].copy_from_slice(&id(self.sent));
+                push_text(&mut self.out, &stanza);
+                self.sent += 1;
+            }
+            self.flush().await?;
+            for number in first..self.sent {
+                let text = self.text().await?;
+                let echo = &self.input[text];
+                if !echo.starts_with(b"<message") || memmem::find(echo, &id(number)).is_none() {
+                    bail!("not echo {number} but {}", String::from_utf8_lossy(echo));
+                }
+            }
+        }
+        Ok((self, 0))
+    }
+}
+
+impl Client {
     async fn upgrade(&mut self) -> anyhow::Result<()> {
         self.stream.write_all(UPGRADE).await?;
         let end = loop {
@@ -143,28 +91,6 @@ impl Client {
             }
         }
         Ok(())
-    }
-
-    /// `bursts` times: so many stanzas in one write, then all of their echoes.
-    async fn echo(mut self, in_flight: usize, bursts: usize) -> anyhow::Result<Self> {
-        let mut stanza = stanza();
-        for _ in 0..bursts {
-            let first = self.sent;
-            for _ in 0..in_flight {
-                stanza[ID].copy_from_slice(&id(self.sent));
-                push_text(&mut self.out, &stanza);
-                self.sent += 1;
-            }
-            self.flush().await?;
-            for number in first..self.sent {
-                let text = self.text().await?;
-                let echo = &self.input[text];
-                if !echo.starts_with(b"<message") || memmem::find(echo, &id(number)).is_none() {
-                    bail!("not echo {number} but {}", String::from_utf8_lossy(echo));
-                }
-            }
-        }
-        Ok(self)
     }
 
     /// The next text message, as a range of `input`. Pings are answered on the way.
@@ -236,42 +162,9 @@ fn push_frame(out: &mut Vec<u8>, first: u8, payload: &[u8]) {
     out.extend(payload.iter().zip(MASK.iter().cycle()).map(|(byte, mask)| byte ^ mask));
 }
 
-fn stanza() -> Vec<u8> {
-    let mut stanza = STANZA_HEAD.to_vec();
-    stanza.resize(STANZA_BYTES - STANZA_TAIL.len(), b'x');
-    stanza.extend_from_slice(STANZA_TAIL);
-    stanza
-}
-
-/// Eight digits.
-fn id(number: usize) -> [u8; 8] {
-    let mut digits = [b'0'; 8];
-    let mut rest = number;
-    for digit in digits.iter_mut().rev() {
-        *digit = b'0' + (rest % 10) as u8;
-        rest /= 10;
-    }
-    digits
-}
-
-const STANZA_HEAD: &[u8] =
-    b"<message xmlns=\"jabber:client\" id=\"00000000\" to=\"echo@bench.test\" type=\"chat\"><body>";
-const STANZA_TAIL: &[u8] = b"</body></message>";
-/// Where the digits of the id are.
-const ID: Range<usize> = 35..43;
-
 const MASK: [u8; 4] = [0x37, 0xfa, 0x21, 0x3d];
-/// 127.1.0.1, and upward.
-const FIRST_ADDRESS: u32 = 0x7f01_0001;
-const OPENING_AT_A_TIME: usize = 64;
-const ORDER_TIME: Duration = Duration::from_secs(120);
-
 const UPGRADE: &[u8] = b"GET /xmpp-websocket HTTP/1.1\r\nHost: bench.test\r\nUpgrade: websocket\r\n\
     Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
     Sec-WebSocket-Protocol: xmpp\r\n\r\n";
 const OPEN: &str =
     "<open xmlns=\"urn:ietf:params:xml:ns:xmpp-framing\" to=\"bench.test\" version=\"1.0\" />";
-/// PLAIN with the name and the password `bench`.
-const AUTH: &str =
-    "<auth xmlns=\"urn:ietf:params:xml:ns:xmpp-sasl\" mechanism=\"PLAIN\">AGJlbmNoAGJlbmNo</auth>";
-const BIND: &str = "<iq xmlns=\"jabber:client\" type=\"set\" id=\"bind\"><bind xmlns=\"urn:ietf:params:xml:ns:xmpp-bind\"/></iq>";

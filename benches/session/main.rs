@@ -18,6 +18,7 @@
 //! the process that the command ends in (`exec`).
 
 mod load;
+mod orders;
 mod process;
 mod relay;
 mod sink;
@@ -79,7 +80,7 @@ fn main() -> anyhow::Result<()> {
     let arguments = Arguments::parse();
     match arguments.role {
         Some(RoleArguments::Sink) => sink::run(),
-        Some(RoleArguments::Load) => load::run(),
+        Some(RoleArguments::Load) => orders::run::<load::Client>(),
         Some(RoleArguments::Relay { listen, server }) => relay::run(listen, server),
         // `cargo test` runs benchmarks, too, to see whether they start.
         None if !arguments.bench => {
@@ -137,7 +138,7 @@ fn idle(arguments: &Arguments, sink: &Role, kinds: &[TargetKind]) -> anyhow::Res
     for _ in 0..arguments.idle_rounds {
         for (kind, row) in kinds.iter().zip(&mut rows) {
             let target = Target::start(kind, sink)?;
-            let mut load = Load::start()?;
+            let mut load = Load::start("load")?;
             let before = settled_memory(&target)?;
             target.explain(load.open("idle", target.address, sessions))?;
             target.explain(load.echo("idle", 1, IDLE_ECHOES, IDLE_CONCURRENCY))?;
@@ -148,7 +149,7 @@ fn idle(arguments: &Arguments, sink: &Role, kinds: &[TargetKind]) -> anyhow::Res
     println!(
         "\nMemory: {sessions} idle sessions, each after {IDLE_ECHOES} echoes of a {}-byte stanza; KiB, median of {} \
          rounds (least to most)",
-        load::STANZA_BYTES,
+        orders::STANZA_BYTES,
         arguments.idle_rounds
     );
     println!(
@@ -193,7 +194,7 @@ fn settled_memory(target: &Target) -> anyhow::Result<Memory> {
 
 /// CPU: all targets run all the time, with their sessions open, and take turns.
 fn cpu(arguments: &Arguments, sink: &Role, kinds: &[TargetKind]) -> anyhow::Result<()> {
-    let mut load = Load::start()?;
+    let mut load = Load::start("load")?;
     let mut targets = Vec::new();
     for kind in kinds {
         let target = Target::start(kind, sink)?;
@@ -203,7 +204,7 @@ fn cpu(arguments: &Arguments, sink: &Role, kinds: &[TargetKind]) -> anyhow::Resu
     println!(
         "\nCPU of the target: µs for a {}-byte stanza there and back, {CPU_SESSIONS} sessions; median of {} rounds \
          (least to most)",
-        load::STANZA_BYTES,
+        orders::STANZA_BYTES,
         arguments.rounds
     );
     for in_flight in [1, 8] {

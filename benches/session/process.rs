@@ -165,13 +165,14 @@ impl Role {
     }
 }
 
-/// The clients. Each order is carried out before it returns, in bounded time ([`super::load`] sees
+/// The clients. Each order is carried out before it returns, in bounded time ([`super::orders`] sees
 /// to that).
 pub(crate) struct Load(Role);
 
 impl Load {
-    pub(crate) fn start() -> anyhow::Result<Self> {
-        Role::start("load").map(Self)
+    /// Starts this executable in a role that takes the orders.
+    pub(crate) fn start(role: &str) -> anyhow::Result<Self> {
+        Role::start(role).map(Self)
     }
 
     /// Opens that many sessions through a target and logs them in.
@@ -181,28 +182,36 @@ impl Load {
         target: SocketAddr,
         sessions: usize,
     ) -> anyhow::Result<()> {
-        self.order(format!("open {group} {target} {sessions}"))
+        self.order(format!("open {group} {target} {sessions}")).map(drop)
     }
 
     /// Each session of the group sends `bursts` times `in_flight` stanzas and waits for their
-    /// echoes; as many sessions at a time as `concurrency` says.
+    /// echoes; as many sessions at a time as `concurrency` says. Returns how many HTTP requests
+    /// that took.
     pub(crate) fn echo(
         &mut self,
         group: &str,
         in_flight: usize,
         bursts: usize,
         concurrency: usize,
-    ) -> anyhow::Result<()> {
+    ) -> anyhow::Result<u64> {
         self.order(format!("echo {group} {in_flight} {bursts} {concurrency}"))
     }
 
-    fn order(&mut self, order: String) -> anyhow::Result<()> {
+    /// Closes the connections that no request is open on.
+    #[allow(dead_code, reason = "only BOSH has such connections")]
+    pub(crate) fn close_spare(&mut self, group: &str) -> anyhow::Result<()> {
+        self.order(format!("close-spare {group}")).map(drop)
+    }
+
+    /// The number behind "done", if there is one.
+    fn order(&mut self, order: String) -> anyhow::Result<u64> {
         writeln!(self.0.stdin, "{order}")?;
         let answer = self.0.line()?;
-        if answer != "done" {
+        let Some(count) = answer.strip_prefix("done") else {
             bail!("the load could not `{order}`: {answer}");
-        }
-        Ok(())
+        };
+        Ok(count.trim().parse().unwrap_or(0))
     }
 }
 
