@@ -107,6 +107,14 @@ pub struct Part {
     pub(crate) note: Option<Note>,
 }
 
+impl Part {
+    /// An element by which nothing has to be remembered.
+    #[must_use]
+    pub fn new(kind: Kind, len: u32) -> Self {
+        Self { kind, len, note: None }
+    }
+}
+
 /// A request that cannot be understood.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {

@@ -342,7 +342,8 @@ impl Window {
         loop {
             let pause = |slot: &&Slot| matches!(&slot.state, State::Answered(a) if a.is_pause);
             let pauses = self.slots.range(..self.done).filter(pause).count();
-            if self.done - pauses <= keep && pauses <= keep {
+            // A window of pauses is one wider.
+            if self.done - pauses <= keep && pauses <= keep + 1 {
                 return;
             }
             self.forget();
