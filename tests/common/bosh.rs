@@ -409,6 +409,9 @@ impl Bosh {
             let mut connection = Connection::open(&session.url.authority).await?;
             connection.send(&pending.bytes[..length]).await?;
             connection.cut(how)?;
+            if length == pending.bytes.len() {
+                overtaken(&session.url).await?;
+            }
             if late {
                 // Repeated when an answer is wanted; another rid may go first.
                 cuts.late += 1;
@@ -540,6 +543,20 @@ impl Bosh {
         self.session = None;
         self.open.clear();
     }
+}
+
+/// Waits until a request whose connection was cut behind it has been read. On a busy machine it could
+/// lie there until later rids are through, and then be one that is too old (BOSH-47), which ends the
+/// session; a network does not let a new connection overtake an old one by so much. Each worker of
+/// the other side answers one request after it.
+async fn overtaken(url: &Url) -> Result {
+    let workers = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
+    for _ in 0..workers {
+        let mut connection = Connection::open(&url.authority).await?;
+        connection.send(&url.request("GET", "", "")).await?;
+        connection.prompt_answer().await?;
+    }
+    Ok(())
 }
 
 /// XEP-0124 §17.3.
