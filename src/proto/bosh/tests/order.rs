@@ -193,6 +193,9 @@ fn missed_responses_are_reported() {
     );
     let got = rig.ask(1, body(101));
     told(&got, &[(1, Why::Replay, &with(&message("101")))]);
+    // Once: who does not ask for it again is not answered at once for ever.
+    rig.now += s(2);
+    assert_eq!(rig.ask(103, body(103).ack(100)), []);
 
     let mut rig = acking();
     rig.now += ms(999);
