@@ -70,6 +70,18 @@ pub(super) struct Core {
     pub(super) pause: Option<Duration>,
     /// Since when more requests are open than may be held (BOSH-37).
     pub(super) forced_since: Option<Instant>,
+    pub(super) straggler: Option<Straggler>,
+}
+
+/// A request whose rid is too old (BOSH-47). It may be the copy of one whose connection broke, read
+/// only after the client had repeated it and gone on: then its connection is about to end, and
+/// nobody has done wrong.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Straggler {
+    pub(super) rid: u64,
+    pub(super) id: RequestId,
+    /// Until then its connection may end.
+    pub(super) until: Instant,
 }
 
 /// What the creation request and the settings made of each other.
@@ -424,7 +436,9 @@ impl Core {
             self.fail(Fault::ClientLost, None, out, now);
             return;
         }
-        if self.window.lose(id) {
+        if self.straggler.is_some_and(|straggler| straggler.id == id) {
+            self.straggler = None;
+        } else if self.window.lose(id) {
             self.bury(now);
         } else if self.assigned.id == Some(id) && self.hears() {
             // Its payloads were given to no other response since, nor was it repeated or
@@ -503,7 +517,9 @@ impl Core {
                 let due = self.window.opened().map(|(_, open)| open.due).min();
                 let forced = self.forced_since.map(|since| since + self.settings.linger);
                 let idle = self.idle_since.map(|since| since + self.patience());
-                [due, forced, idle, self.gap_at(), self.lifetime_at()].into_iter().flatten().min()
+                let straggler = self.straggler.map(|straggler| straggler.until);
+                let others = [self.gap_at(), self.lifetime_at()];
+                [due, forced, idle, straggler].into_iter().chain(others).flatten().min()
             }
             ClientSide::Terminating(until) | ClientSide::Zombie { until, .. } => Some(*until),
             ClientSide::Gone => None,
@@ -526,7 +542,13 @@ impl Core {
             ClientSide::Open if is_past(self.idle_since.map(|since| since + self.patience())) => {
                 self.lose_client(out, now);
             }
-            ClientSide::Open => self.flush(out, now),
+            ClientSide::Open => match self.straggler {
+                Some(Straggler { rid, id, until }) if until <= now => {
+                    self.straggler = None;
+                    self.fail(Fault::BadRid, Some((rid, id)), out, now);
+                }
+                _ => self.flush(out, now),
+            },
             ClientSide::Terminating(until) if *until <= now => self.terminated(out, now),
             ClientSide::Zombie { until, .. } if *until <= now => self.leave(),
             ClientSide::Terminating(_) | ClientSide::Zombie { .. } | ClientSide::Gone => {}

@@ -70,6 +70,7 @@ impl Core {
             idle_since: None,
             pause: None,
             forced_since: None,
+            straggler: None,
             terms,
             settings,
         })

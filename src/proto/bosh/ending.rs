@@ -144,12 +144,20 @@ impl Core {
     /// (BOSH-57, XB-16).
     pub(super) fn lose_client(&mut self, out: &mut Out, now: Instant) {
         self.end(Fault::Inactive);
+        self.refuse_straggler(out);
         self.give_up(out);
         if self.phase.sm {
             self.drop_server(now);
         }
         self.close_server(out, now);
         self.leave();
+    }
+
+    /// The session ends before it is known whether anybody waits for this answer (BOSH-70).
+    fn refuse_straggler(&mut self, out: &mut Out) {
+        if let Some(straggler) = self.straggler.take() {
+            self.refuse(straggler.id, out);
+        }
     }
 
     /// The process is shutting down (BOSH-74).
@@ -162,6 +170,7 @@ impl Core {
     /// Answers every request that waits (BOSH-76); false if none does.
     fn tell_end(&mut self, fault: Fault, culprit: Option<(u64, RequestId)>, out: &mut Out) -> bool {
         let condition = fault.condition();
+        self.refuse_straggler(out);
         let mut live = self.window.drain_live();
         let mut told = 0;
         if let Some(culprit) = culprit {

@@ -10,7 +10,7 @@ use super::super::item::Kind;
 use super::super::ns;
 use super::super::stream::ServerSide;
 use super::body::{Ack, Body, Payload};
-use super::core::{ClientSide, Core, Previous};
+use super::core::{ClientSide, Core, Previous, Straggler};
 use super::keys::{Chain, are_same};
 use super::response;
 use super::session::{Counts, Out, Respond};
@@ -21,6 +21,9 @@ use super::{RequestId, Why};
 const TOLERANCE: Duration = Duration::from_millis(500);
 /// How old a response has to be before it is reported as missed (BOSH-55).
 const REPORT_AFTER: Duration = Duration::from_secs(1);
+
+/// How soon the end of a connection is noticed, at the latest, when its last bytes are read.
+const STRAGGLING: Duration = Duration::from_millis(250);
 
 /// A request whose turn it is.
 struct Turn {
@@ -46,6 +49,9 @@ impl Core {
             ClientSide::Terminating(_) | ClientSide::Gone => return self.refuse(id, out),
         }
         match place {
+            Place::Outside if rid <= self.window.answered() && self.straggler.is_none() => {
+                self.straggler = Some(Straggler { rid, id, until: now + STRAGGLING });
+            }
             Place::Outside => self.fail(Fault::BadRid, Some((rid, id)), out, now),
             Place::Repeat => self.repeat(id, body, out, now),
             Place::Early => {

@@ -336,6 +336,13 @@ impl Rig {
         self.handle(Event::Request { id: RequestId(id), body })
     }
 
+    /// The same for a rid that is too old: its connection might be about to end (BOSH-47).
+    fn ask_late(&mut self, id: u64, body: Body) -> Vec<Got> {
+        assert_eq!(self.ask(id, body), []);
+        let time = self.now.duration_since(self.start) + ms(250);
+        self.until(time)
+    }
+
     fn gone(&mut self, id: u64) -> Vec<Got> {
         self.handle(Event::Gone { id: RequestId(id) })
     }

@@ -67,6 +67,7 @@ fn no_schedule_breaks_an_invariant() {
         "Gap",
         "Closed",
         "Drain",
+        "straggler",
         "ServerLost",
         "ServerClosed",
         "ServerBadXml",
@@ -184,6 +185,8 @@ struct World {
     // The network.
     rids: BTreeMap<u64, u64>,
     wires: Vec<(u64, Body)>,
+    /// Copies of requests whose rid was answered to the client by way of another connection.
+    stragglers: Vec<(u64, Body)>,
     responses: Vec<(u64, String)>,
     /// Connections that have ended, of which the machine has not heard.
     fins: BTreeSet<u64>,
@@ -265,6 +268,7 @@ impl World {
             got: BTreeMap::new(),
             rids: [(0, BASE)].into(),
             wires: Vec::new(),
+            stragglers: Vec::new(),
             responses: Vec::new(),
             fins: BTreeSet::new(),
             waiting: BTreeMap::new(),
@@ -366,7 +370,8 @@ impl World {
             81..=83 => self.drop_request(),
             84..=86 => self.lose_response(),
             87..=89 => self.cut(),
-            90..=92 => self.deliver_fin(),
+            90..=91 => self.deliver_fin(),
+            92 => self.deliver_straggler(),
             93..=97 => {
                 let time = match self.dice.below(20) {
                     0..=9 => ms(self.dice.below(20)),
@@ -495,6 +500,27 @@ impl World {
         }
     }
 
+    /// A copy is read at last, and behind it the end of its connection.
+    fn deliver_straggler(&mut self) {
+        self.wake_up();
+        let keep = 2 * self.profile.requests().max(2);
+        let forgotten = match self.profile.acks {
+            true => self.confirmed,
+            false => self.highest_answered.saturating_sub(keep),
+        };
+        let at = self.stragglers.iter().position(|(_, body)| body.rid <= forgotten);
+        let Some(at) = at.filter(|_| self.session.ended().is_none()) else { return };
+        let (id, body) = self.stragglers.swap_remove(at);
+        self.note(&format!("machine: request {id} (rid {}), long answered", body.rid));
+        let id = RequestId(id);
+        self.session.handle(Event::Request { id, body }, &mut self.out, self.now);
+        self.session.handle(Event::Gone { id }, &mut self.out, self.now);
+        let told = self.out.responses.iter().any(|respond| respond.id == id);
+        self.check(!told, "a dead request was given an answer");
+        self.check(self.session.ended().is_none(), "a copy that came late ended the session");
+        self.saw("straggler");
+    }
+
     fn gone(&mut self, id: u64) {
         if !self.waiting.contains_key(&id) && self.rids[&id] < self.last.saturating_sub(1) {
             // A response that cannot be handed over is noticed soon, or not at all.
@@ -563,8 +589,11 @@ impl World {
             return;
         }
         sent.done = true;
-        // What is under way of it is given up, else it might come when nobody keeps it any more.
-        self.wires.retain(|(_, body)| body.rid != rid);
+        // What is under way of it is given up. That may be read all the same, when its rid has long
+        // been forgotten (BOSH-47).
+        let (late, wires) = self.wires.drain(..).partition(|(_, body)| body.rid == rid);
+        self.wires = wires;
+        self.stragglers.extend::<Vec<_>>(late);
         let numbers = numbers(&text);
         if let Some(before) = self.got.insert(rid, numbers.clone()) {
             self.check(before == numbers, "BOSH-44: a repeat got something else");
@@ -940,6 +969,14 @@ impl World {
         self.session.handle(event, &mut self.out, self.now);
         if fault == Fault::Closed {
             return;
+        }
+        if kind == 1 {
+            // It is not known at once whether anybody waits for this answer.
+            let until = self.now + ms(250);
+            let late = self.session.deadline().is_some_and(|at| at <= until);
+            self.check(late && self.out.responses.is_empty(), "BOSH-47: too old for ever");
+            self.now = until;
+            self.session.handle(Event::Deadline, &mut self.out, self.now);
         }
         let told: Vec<_> = self.out.responses.iter().filter(|r| r.id.0 == id).collect();
         let condition = term(fault.condition().unwrap().name());

@@ -326,7 +326,8 @@ fn only_ack_1_turns_acknowledgements_on() {
         let mut rig = Rig::with(|_| {}, Body { ack, ..creation(|_| {}) });
         // Without an `ack` of its own it acknowledges all, if they are on (BOSH-54).
         rig.ask(101, body(101));
-        let got = rig.ask(1, body(FIRST));
+        let (id, again) = (1, body(FIRST));
+        let got = if on { rig.ask_late(id, again) } else { rig.ask(id, again) };
         assert_eq!(got[0].why == Why::Terminate, on, "{ack:?}");
     }
 }

@@ -137,7 +137,7 @@ fn acknowledged_responses_are_forgotten() {
     let got = rig.ask(1, body(101));
     told(&got, &[(1, Why::Replay, &with(&message("101")))]);
     rig.ask(102, body(102).ack(101));
-    let got = rig.ask(2, body(101));
+    let got = rig.ask_late(2, body(101));
     told(&got, &[(2, Why::Terminate, NOT_FOUND), (102, Why::Terminate, OTHER_REQUEST)]);
 }
 
@@ -161,7 +161,7 @@ fn unacknowledged_responses_are_kept() {
 fn no_ack_confirms_all() {
     let mut rig = acking();
     rig.ask(102, body(102));
-    let got = rig.ask(1, body(101));
+    let got = rig.ask_late(1, body(101));
     assert_eq!(got[0].body, NOT_FOUND);
 }
 

@@ -230,7 +230,7 @@ fn pauses_are_not_counted_among_the_kept() {
     for rid in 105..200 {
         rig.ask(rid, body(rid).pause(100));
     }
-    assert_eq!(rig.ask(3, body(190).pause(100))[0].body, NOT_FOUND);
+    assert_eq!(rig.ask_late(3, body(190).pause(100))[0].body, NOT_FOUND);
 }
 
 /// BOSH-59: a pause beyond `maxpause`, or none.
