@@ -56,6 +56,9 @@ struct Arguments {
     /// Stanzas of one CPU measurement.
     #[arg(long, default_value_t = 40_000)]
     stanzas: usize,
+    /// Stanzas in a body, for each a measurement.
+    #[arg(long, value_delimiter = ',', default_value = "1,4,16")]
+    in_body: Vec<usize>,
     /// Given by `cargo bench`.
     #[arg(long, hide = true)]
     bench: bool,
@@ -153,7 +156,7 @@ fn cpu(arguments: &Arguments, sink: &Role) -> anyhow::Result<()> {
         "{:<24} {:>24} {:>24} {:>22} {:>26}",
         "", "µs a stanza", "µs a request/response", "requests a burst", "ratio a stanza, by pairs"
     );
-    for in_body in [1, 4, 16] {
+    for &in_body in &arguments.in_body {
         let bursts = (arguments.stanzas / CPU_SESSIONS / in_body).max(1);
         let mut rows: [Vec<Sample>; 2] = [Vec::new(), Vec::new()];
         // The first round warms up and does not count.
