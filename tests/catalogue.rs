@@ -10,8 +10,17 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// The finished groups, by range of IDs, both ends included.
-const FINISHED: &[(&str, u32, u32)] =
-    &[("WS", 1, 45), ("WSL", 1, 14), ("UP", 1, 36), ("SEC", 4, 12), ("SEC", 17, 17), ("SM", 1, 5)];
+const FINISHED: &[(&str, u32, u32)] = &[
+    ("WS", 1, 45),
+    ("WSL", 1, 14),
+    ("BOSH", 1, 88),
+    ("BOSH", 90, 91),
+    ("XB", 1, 17),
+    ("UP", 1, 36),
+    ("SEC", 4, 12),
+    ("SEC", 17, 17),
+    ("SM", 1, 6),
+];
 
 #[derive(Debug)]
 struct Requirement {
