@@ -163,7 +163,10 @@ impl<M: Driven> Run<M> {
         progress |= self.write(&mut buffers.bosh, now, cx);
         let Buffers { read, scratch, bosh: out, .. } = buffers;
         progress |= self.link.read(&mut self.machine, read, scratch, out, now, cx);
+        let wanted = self.machine.wants_server();
         self.tick(out, now);
+        // At its end a session reads the server again, even if its queue was full until then.
+        progress |= !wanted && self.machine.wants_server();
         progress |= self.write(out, now, cx);
         progress
     }

@@ -123,6 +123,8 @@ pub(super) enum ClientSide {
     Zombie {
         until: Instant,
         words: Bytes,
+        /// The request that was told, which may yet turn out to be gone.
+        told: Option<RequestId>,
     },
     Gone,
 }
@@ -219,7 +221,8 @@ impl Core {
     }
 
     /// What a response may carry now (BOSH-41). A client that acknowledges gets no more at a time
-    /// than is kept for it (BOSH-43); the rest waits for its next acknowledgement.
+    /// than is kept for it (BOSH-43); the rest waits for its next acknowledgement. An element that
+    /// is larger than all that is kept goes while next to nothing else is: it would wait for ever.
     fn allowance(&self) -> Allowance {
         let parts = self.settings.response_elements as usize;
         let bytes = self.settings.pending_bytes;
@@ -228,7 +231,11 @@ impl Core {
         }
         let kept = self.window.kept_bytes();
         let left = self.settings.replay_bytes.saturating_sub(kept);
-        Allowance { parts, bytes: bytes.min(left), at_least_one: kept == 0 }
+        Allowance {
+            parts,
+            bytes: bytes.min(left),
+            at_least_one: kept < self.settings.replay_bytes / 16,
+        }
     }
 
     /// Answers all that can be answered now, in rid order (BOSH-35).
@@ -436,7 +443,10 @@ impl Core {
             self.fail(Fault::ClientLost, None, out, now);
             return;
         }
-        if self.straggler.is_some_and(|straggler| straggler.id == id) {
+        if let ClientSide::Zombie { told, .. } = &mut self.client {
+            // The words are for one that can hear them (BOSH-77).
+            told.take_if(|told| *told == id);
+        } else if self.straggler.is_some_and(|straggler| straggler.id == id) {
             self.straggler = None;
         } else if self.window.lose(id) {
             self.bury(now);

@@ -108,7 +108,9 @@ impl Core {
         let is_told = self.tell_end(fault, culprit, out);
         if !is_told && is_remembered(fault) {
             let words = self.last_words(fault, out);
-            self.client = ClientSide::Zombie { until: now + self.settings.zombie, words };
+            self.early = Vec::new();
+            let until = now + self.settings.zombie;
+            self.client = ClientSide::Zombie { until, words, told: None };
             self.queue.clear();
             self.window.shrink(ZOMBIE_BYTES);
             self.idle_since = None;

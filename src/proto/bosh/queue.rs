@@ -122,13 +122,15 @@ impl Queue {
     pub(super) fn take(&mut self, load: Load, out: &mut Vec<u8>, taken: &mut VecDeque<Waiting>) {
         out.extend_from_slice(&self.bytes[self.gone..self.gone + load.bytes]);
         taken.clear();
-        if load.parts == self.parts.len() {
-            std::mem::swap(&mut self.parts, taken);
+        // A burst leaves no memory behind.
+        taken.shrink_to(load.parts.max(16));
+        taken.extend(self.parts.drain(..load.parts));
+        if self.parts.is_empty() {
+            self.parts.shrink_to(16);
             self.bytes = Vec::new();
             self.gone = 0;
             return;
         }
-        taken.extend(self.parts.drain(..load.parts));
         self.gone += load.bytes;
         if self.gone > self.bytes.len() / 2 {
             self.bytes.drain(..self.gone);

@@ -25,6 +25,9 @@ const REPORT_AFTER: Duration = Duration::from_secs(1);
 /// How soon the end of a connection is noticed, at the latest, when its last bytes are read.
 const STRAGGLING: Duration = Duration::from_millis(250);
 
+/// How long the words that end a session may turn out not to have been handed over (BOSH-77).
+const HANDOVER: Duration = Duration::from_secs(1);
+
 /// A request whose turn it is.
 struct Turn {
     rid: u64,
@@ -43,7 +46,7 @@ impl Core {
         let place = self.window.place(rid, body.terminate || body.pause.is_some());
         match &self.client {
             ClientSide::Open => {}
-            ClientSide::Zombie { .. } => return self.exhume(id, place, &body, out),
+            ClientSide::Zombie { .. } => return self.exhume(id, place, &body, out, now),
             // What is repeated can still be answered (BOSH-45), what is new comes too late.
             ClientSide::Terminating(_) if place == Place::Repeat => {}
             ClientSide::Terminating(_) | ClientSide::Gone => return self.refuse(id, out),
@@ -118,6 +121,7 @@ impl Core {
                 if open.role == Role::Ordinary {
                     open.due = due;
                 }
+                is_pause = open.role == Role::Pause;
                 Some(std::mem::replace(&mut open.id, id))
             }
             State::Parked(parked) => {
@@ -259,6 +263,10 @@ impl Core {
                 | Kind::Sm
                 | Kind::Other => {}
             }
+        }
+        // What we answer ourselves is bounded as what the server says is (SEC-17).
+        if body.payload.parts.iter().any(|part| part.kind == Kind::Compress) && !self.has_room() {
+            return Err(Fault::XmlLimit);
         }
         // UP-24.
         if self.server == ServerSide::Connecting
@@ -409,7 +417,7 @@ impl Core {
     }
 
     /// A request to a session that has ended without being able to say so (BOSH-77).
-    fn exhume(&mut self, id: RequestId, place: Place, body: &Body, out: &mut Out) {
+    fn exhume(&mut self, id: RequestId, place: Place, body: &Body, out: &mut Out, now: Instant) {
         let keys = body.keys.as_deref();
         let key_fits = match place {
             Place::Outside => false,
@@ -430,10 +438,13 @@ impl Core {
             out.responses.push(Respond { id, reply, why: Why::Replay });
             return;
         }
-        if let ClientSide::Zombie { words, .. } = &self.client {
-            let reply = self.reply(words.clone(), true);
-            out.responses.push(Respond { id, reply, why: Why::Terminate });
+        let ClientSide::Zombie { until, words, told } = &mut self.client else { return };
+        if told.is_some() {
+            return self.refuse(id, out);
         }
-        self.leave();
+        *told = Some(id);
+        *until = (*until).min(now + HANDOVER);
+        let words = words.clone();
+        out.responses.push(Respond { id, reply: self.reply(words, true), why: Why::Terminate });
     }
 }

@@ -208,6 +208,10 @@ impl Session {
         if std::mem::take(&mut self.core.reader_due) {
             self.reader.reset();
         }
+        if !self.core.hears() {
+            // Nobody is left to read it: half an element may be as large as a whole one.
+            self.reader.reset();
+        }
         self.core.mind_idleness(now);
     }
 

@@ -127,7 +127,7 @@ impl Slot {
 
     /// Counts a repeat; false if it is one too many (BOSH-46).
     pub(super) fn repeat(&mut self) -> bool {
-        self.repeats += 1;
+        self.repeats = self.repeats.saturating_add(1);
         self.repeats <= REPEATS
     }
 }

@@ -369,3 +369,15 @@ fn repeats_show_their_keys() {
     let got = rig.ask(1, body(102).key(K[0]));
     told(&got, &[(102, Why::Terminate, OTHER_REQUEST), (1, Why::Terminate, NOT_FOUND)]);
 }
+
+/// BOSH-39, BOSH-43: with acks, too, a large element leaves at once.
+#[test]
+fn a_large_element_leaves_at_once_with_acks() {
+    let mut rig = Rig::bound_with(|_| {}, Body { ack: Some(Ack::Rid(1)), ..creation(|_| {}) });
+    rig.ask(101, body(101).ack(100));
+    // A stanza of the client; the held request is answered for it, and is not acknowledged yet.
+    rig.ask(102, body(102).ack(100).say(&message("q")));
+    rig.until(ms(50));
+    let got = rig.server(&message(&"x".repeat((1 << 20) - 100)));
+    assert_eq!(got.len(), 1, "held back though a request is open");
+}

@@ -212,3 +212,14 @@ fn strangers_may_be_gone() {
     assert_eq!(rig.gone(101), []);
     assert_eq!(rig.session.ended(), None);
 }
+
+/// BOSH-46: more repeats than can be counted do no harm while the end is under way.
+#[test]
+fn repeats_while_terminating_are_counted_without_end() {
+    let mut rig = Rig::bound();
+    rig.ask(101, body(101));
+    rig.ask(102, body(102).terminate());
+    for n in 0..300 {
+        rig.ask(1000 + n, body(101));
+    }
+}

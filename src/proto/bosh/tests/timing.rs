@@ -352,3 +352,37 @@ fn blanks_keep_the_upstream_alive() {
     rig.until(s(32));
     assert_eq!(rig.upstream(), "  ");
 }
+
+/// BOSH-58: a pause that came twice at once is a pause.
+#[test]
+fn a_pause_repeated_at_once_is_one() {
+    let mut rig = Rig::bound();
+    rig.step(Event::Request { id: RequestId(1), body: body(101).pause(120) });
+    rig.step(Event::Request { id: RequestId(2), body: body(101).pause(120) });
+    rig.flush();
+    rig.until(s(100));
+    assert_eq!(rig.session.ended(), None);
+}
+
+/// SEC-17: a burst leaves no memory behind.
+#[test]
+fn a_burst_leaves_no_memory() {
+    let mut rig = Rig::bound();
+    let burst = message("x").repeat(999);
+    let mut rid = 101;
+    for _ in 0..3 {
+        rig.server(&burst);
+        for _ in 0..4 {
+            rig.ask(rid, body(rid));
+            rid += 1;
+        }
+        // Replayed responses are pushed out by small ones.
+        for _ in 0..4 {
+            rig.ask(rid, body(rid));
+            rig.server(&message("y"));
+            rid += 1;
+        }
+    }
+    let held = rig.session.held_bytes();
+    assert!(held < 2500, "{held}");
+}

@@ -268,3 +268,23 @@ fn stream_management_passes() {
     rig.ask(102, body(102).say(a));
     assert_eq!(rig.upstream(), a);
 }
+
+/// UP-24, SEC-17: what a client makes us say to itself is bounded, even if it never reads it.
+#[test]
+fn refused_compression_is_bounded() {
+    let mut rig = Rig::bound();
+    let payload = "<compress xmlns='http://jabber.org/protocol/compress'/>".repeat(256);
+    for n in 0..200 {
+        if rig.session.ended().is_some() {
+            break;
+        }
+        let rid = 101 + n;
+        rig.step(Event::Request { id: RequestId(rid), body: body(rid).say(&payload) });
+        // As the loop does.
+        rig.out.responses.retain(|respond| respond.id.0 != rid);
+        rig.step(Event::Gone { id: RequestId(rid) });
+        rig.flush();
+    }
+    let held = rig.session.held_bytes();
+    assert!(held < 2 << 20, "{held} bytes are kept for a client that reads nothing");
+}
