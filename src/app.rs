@@ -9,8 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use actix_http::{HttpService, KeepAlive, Request, h1};
-use actix_service::{fn_factory, fn_service, map_config};
+use actix_http::error::DispatchError;
+use actix_http::{HttpService, KeepAlive, Protocol, Request, h1};
+use actix_service::{ServiceFactoryExt as _, fn_factory, fn_service, map_config};
 use actix_web::dev::AppConfig;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
@@ -21,6 +22,7 @@ use tracing::{debug, info, warn};
 use crate::config::Config;
 use crate::http::admin::Admin;
 use crate::http::bosh::Face;
+use crate::http::guard::{self, Guarded};
 use crate::http::ws::Hook;
 use crate::http::{self, Routes};
 use crate::metrics::Metrics;
@@ -224,6 +226,11 @@ fn start_public(
         let face = Arc::clone(&face);
         let (keep_alive, head_timeout) = (config.listen.keep_alive, config.listen.head_timeout);
         let close_grace = config.upstream.close_grace;
+        let guard = guard::Limits {
+            arrival: config.listen.head_timeout + config.bosh.body_timeout,
+            body_bytes: shared.bosh.body_bytes,
+            stall: config.limits.stall_timeout,
+        };
         builder = builder.listen(format!("public {address}"), listener, move || {
             let range = ranges.fetch_add(1, Ordering::Relaxed);
             let hook = Rc::new(Hook {
@@ -241,12 +248,12 @@ fn start_public(
                     Ok::<_, ()>(fn_service(
                         move |(request, framed): (
                             Request,
-                            actix_codec::Framed<TcpStream, h1::Codec>,
+                            actix_codec::Framed<Guarded, h1::Codec>,
                         )| Rc::clone(&hook).upgrade(request, framed),
                     ))
                 }
             });
-            HttpService::build()
+            let http = HttpService::build()
                 .keep_alive(KeepAlive::Timeout(keep_alive))
                 .client_request_timeout(head_timeout)
                 // BOSH-06, WS-44: what a refused client still sends is thrown away so long.
@@ -254,11 +261,19 @@ fn start_public(
                 // BOSH-51.
                 .h1_allow_half_closed(false)
                 .h1_write_buffer_size(WRITE_BUFFER)
-                .tcp_nodelay(true)
                 .local_addr(address)
+                .on_connect_ext(|socket: &Guarded, data| {
+                    data.insert(socket.watch());
+                })
                 .upgrade(upgrade)
-                .finish(map_config(app, |()| AppConfig::default()))
-                .tcp()
+                .finish(map_config(app, |()| AppConfig::default()));
+            fn_service(move |socket: TcpStream| async move {
+                let peer = socket.peer_addr().ok();
+                // Without it an answer waits for the acknowledgement of the one before.
+                let _ = socket.set_nodelay(true);
+                Ok::<_, DispatchError>((Guarded::new(socket, guard), Protocol::Http1, peer))
+            })
+            .and_then(http)
         })?;
     }
     let server = builder.run();

@@ -27,6 +27,7 @@ use tracing::{debug, warn};
 
 use self::intake::{Coding, Failure};
 pub use self::strangers::Strangers;
+use super::guard::Watch;
 use crate::metrics::Refusal;
 use crate::proto::bosh::body::{self, Body, Unreadable};
 use crate::proto::bosh::{Content, Reply, response};
@@ -119,10 +120,14 @@ impl Face {
             }
             Some(coding) => {
                 // The head is of no use any more, and the request may be held for a minute.
+                let watch = request.conn_data::<Rc<Watch>>().map(Rc::clone);
                 drop(request);
                 let timeout = settings.body_timeout;
                 match intake::read(&mut payload, limit, timeout, clock()).await {
-                    Ok(body) => coding.decode(body, limit),
+                    Ok(body) => {
+                        watch.iter().for_each(|watch| watch.hold());
+                        coding.decode(body, limit)
+                    }
                     Err(failure) => Err(failure),
                 }
             }

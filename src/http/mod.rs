@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod bosh;
+pub mod guard;
 pub mod ws;
 
 use std::rc::Rc;

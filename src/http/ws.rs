@@ -17,6 +17,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tracing::{debug, info_span, warn};
 
+use super::guard::Guarded;
 use super::{Judged, Routes, version};
 use crate::metrics::Upgrade;
 use crate::proto::handshake::{self, Verdict};
@@ -46,7 +47,7 @@ impl Hook {
     pub async fn upgrade(
         self: Rc<Self>,
         request: Request,
-        framed: Framed<TcpStream, h1::Codec>,
+        framed: Framed<Guarded, h1::Codec>,
     ) -> Result<(), actix_http::Error> {
         let peer = request.peer_addr();
         let head_only = request.method() == actix_http::Method::HEAD;
@@ -66,7 +67,7 @@ impl Hook {
         let early = parts.read_buf.to_vec();
         // Answers to requests that were pipelined before this one, if the socket was full.
         let mut answer = parts.write_buf.to_vec();
-        let socket = parts.io;
+        let socket = parts.io.into_inner();
         // The session must not keep the dispatcher's buffers alive.
         drop((parts.codec, parts.read_buf, parts.write_buf));
 
