@@ -1,0 +1,118 @@
+//! Clients that would cost an HTTP connection, or a core, without end: each is given up in bounded
+//! time, and nothing is spent on it meanwhile. The scripts do not wait for time: they wait for the
+//! end of the connection.
+
+mod common;
+
+use std::io::{ErrorKind, Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::time::{Duration, Instant};
+
+use anyhow::{bail, ensure};
+use common::gateway::Gateway;
+use common::{PATIENCE, Result};
+
+/// A gateway that gives requests two seconds to come, and answers one to leave.
+fn gateway() -> Result<Gateway> {
+    Gateway::start(
+        "[listen]\nhead_timeout = \"1s\"\n[bosh]\nbody_timeout = \"1s\"\n\
+         [limits]\nstall_timeout = \"1s\"\n\
+         [domains.\"limits.test\"]\nservers = [\"xmpp://127.0.0.1:9\"]\n",
+    )
+}
+
+fn connect(gateway: &Gateway) -> Result<TcpStream> {
+    let socket = TcpStream::connect(gateway.listen())?;
+    socket.set_read_timeout(Some(Duration::from_millis(100)))?;
+    socket.set_write_timeout(Some(Duration::from_millis(100)))?;
+    Ok(socket)
+}
+
+/// Writes and reads by turns until the connection is ended by the other side.
+fn ended(socket: &mut TcpStream, mut write: impl FnMut(&mut TcpStream)) -> Result<Vec<u8>> {
+    let begun = Instant::now();
+    let mut got = Vec::new();
+    let mut buffer = [0; 4096];
+    while begun.elapsed() < PATIENCE {
+        write(socket);
+        match socket.read(&mut buffer) {
+            Ok(0) => return Ok(got),
+            Ok(n) => got.extend_from_slice(&buffer[..n]),
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(_) => return Ok(got),
+        }
+    }
+    bail!("still connected after {PATIENCE:?}: {}", String::from_utf8_lossy(&got));
+}
+
+fn drip(socket: &mut TcpStream) {
+    let _ = socket.write_all(b"x");
+}
+
+/// SEC-18: a head that comes byte by byte, also that of a later request on a connection.
+#[test]
+fn a_slow_head_is_given_up() -> Result {
+    let gateway = gateway()?;
+    for first in ["", "GET /http-bind HTTP/1.1\r\nHost: x\r\n\r\n"] {
+        let mut socket = connect(&gateway)?;
+        socket.write_all(first.as_bytes())?;
+        socket.write_all(b"GET /http-bind HTTP/1.1\r\nX: ")?;
+        let got = ended(&mut socket, drip)?;
+        ensure!(first.is_empty() || got.starts_with(b"HTTP/1.1 200 "), "the first was answered");
+    }
+    Ok(())
+}
+
+/// SEC-18: a body that nobody reads, because its head was answered already.
+#[test]
+fn a_slow_body_that_nobody_reads_is_given_up() -> Result {
+    let gateway = gateway()?;
+    for line in ["PUT /http-bind", "GET /http-bind", "POST /nothing", "GET /xmpp-websocket"] {
+        let mut socket = connect(&gateway)?;
+        let head =
+            format!("{line} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nffffff\r\n");
+        socket.write_all(head.as_bytes())?;
+        ended(&mut socket, drip)?;
+    }
+    Ok(())
+}
+
+/// SEC-17: who pipelines requests and reads no answer is given up, and costs nothing meanwhile.
+#[test]
+fn answers_that_nobody_takes_are_given_up() -> Result {
+    let gateway = gateway()?;
+    let mut socket = connect(&gateway)?;
+    let requests = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n".repeat(2000);
+    let begun = Instant::now();
+    loop {
+        match socket.write(&requests) {
+            Ok(_) => {}
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
+            Err(_) => return Ok(()),
+        }
+        ensure!(begun.elapsed() < PATIENCE, "still connected after {PATIENCE:?}");
+    }
+}
+
+/// SEC-17, BOSH-05: much more than a little behind a request that is held ends the connection.
+#[test]
+fn a_flood_behind_a_held_request_is_given_up() -> Result {
+    // The kernel takes the connection, and nobody speaks on it.
+    let server = TcpListener::bind("127.0.0.1:0")?;
+    let gateway = Gateway::start(&format!(
+        "[bosh]\nfirst_response_timeout = \"30s\"\n\
+         [domains.\"limits.test\"]\nservers = [\"xmpp://{}\"]\n",
+        server.local_addr()?
+    ))?;
+    let mut socket = connect(&gateway)?;
+    // The creation waits for the server.
+    let body = "<body xmlns='http://jabber.org/protocol/httpbind' rid='1' to='limits.test' \
+                wait='60' hold='1' ver='1.11'/>";
+    let head =
+        format!("POST /http-bind HTTP/1.1\r\nHost: x\r\nContent-Length: {}\r\n\r\n", body.len());
+    socket.write_all((head + body).as_bytes())?;
+    let more = b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n".repeat(500);
+    let got = ended(&mut socket, |socket| drop(socket.write(&more)))?;
+    ensure!(got.is_empty(), "answered: {}", String::from_utf8_lossy(&got));
+    Ok(())
+}
