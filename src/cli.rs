@@ -19,7 +19,7 @@ pub const EXIT_CONFIG: u8 = 2;
 #[derive(Debug, Parser)]
 #[command(name = "bosphorus", version, about, arg_required_else_help = true)]
 #[command(after_help = "\
-Example: bring WebSocket clients to an XMPP server on this machine
+Example: bring web clients, over WebSocket and BOSH, to an XMPP server on this machine
   bosphorus serve --domain example.org --server xmpp://127.0.0.1:5222")]
 pub struct Cli {
     /// What to do.
