@@ -127,6 +127,7 @@ impl ServeArgs {
 #[cfg(feature = "demo")]
 #[derive(Debug, Default, Args)]
 #[command(after_help = "\
+Log in as anyone you like: the password is the user name.
 Nothing is installed, configured or kept, and nothing listens but on loopback addresses.
 A default port that is taken is replaced by a free one.")]
 pub struct DemoArgs {
