@@ -97,10 +97,14 @@ impl<S: Subscriber> Layer<S> for HushClosedListeners {
         }
         let mut message = Message(String::new());
         event.record(&mut message);
-        // EINVAL is accept(2)'s word for a socket that does not listen.
-        let shut = message.0.starts_with("Error accepting") && message.0.contains("(os error 22)");
-        !shut && !message.0.starts_with("Can not deregister")
+        !is_of_closed_listener(&message.0)
     }
+}
+
+fn is_of_closed_listener(message: &str) -> bool {
+    // EINVAL is accept(2)'s word for a socket that does not listen.
+    message.starts_with("Error accepting") && message.contains("(os error 22)")
+        || message.starts_with("Can not deregister")
 }
 
 /// The text of an event.
@@ -111,5 +115,24 @@ impl Visit for Message {
         if field.name() == "message" {
             self.0 = format!("{value:?}");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_of_closed_listener;
+
+    #[test]
+    fn only_the_errors_of_closed_listeners_are_hushed() {
+        let accepting = |code| {
+            let error = std::io::Error::from_raw_os_error(code);
+            is_of_closed_listener(&format!("Error accepting connection: {error}"))
+        };
+        assert!(accepting(22));
+        assert!(!accepting(24), "too many open files");
+        assert!(is_of_closed_listener(
+            "Can not deregister server socket I/O source not registered"
+        ));
+        assert!(!is_of_closed_listener("Can not register server socket"));
     }
 }
