@@ -19,7 +19,7 @@ pub const EXIT_CONFIG: u8 = 2;
 #[derive(Debug, Parser)]
 #[command(name = "bosphorus", version, about, arg_required_else_help = true)]
 #[command(after_help = "\
-Example: bring WebSocket clients to an XMPP server on this machine
+Example: bring web clients, over WebSocket and BOSH, to an XMPP server on this machine
   bosphorus serve --domain example.org --server xmpp://127.0.0.1:5222")]
 pub struct Cli {
     /// What to do.
@@ -127,6 +127,7 @@ impl ServeArgs {
 #[cfg(feature = "demo")]
 #[derive(Debug, Default, Args)]
 #[command(after_help = "\
+Log in as anyone you like: the password is the user name.
 Nothing is installed, configured or kept, and nothing listens but on loopback addresses.
 A default port that is taken is replaced by a free one.")]
 pub struct DemoArgs {

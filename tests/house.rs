@@ -74,6 +74,28 @@ fn a_wrong_import_is_seen() {
     assert_eq!(found, ["session", "x"]);
 }
 
+/// What stands behind the tests of a file is code as well.
+#[test]
+fn code_behind_tests_is_seen() {
+    let declared = "#[cfg(test)]\nmod tests;\nuse crate::behind;\n";
+    assert_eq!(code(declared), [(3, "use crate::behind;")]);
+    let written = "fn before() {}\n\
+                   #[cfg(test)]\n\
+                   #[allow(dead_code)]\n\
+                   mod tests {\n    fn within() {\n    }\n}\n\
+                   // use crate::comment;\n\
+                   use crate::behind;\n";
+    assert_eq!(code(written), [(1, "fn before() {}"), (9, "use crate::behind;")]);
+    let indented = "impl A {\n    #[cfg(test)]\n    fn a() {\n        b();\n    }\n}\n";
+    assert_eq!(code(indented), [(1, "impl A {"), (6, "}")]);
+    // As the files that declare their tests near the top are.
+    let (_, text) = sources()
+        .into_iter()
+        .find(|(path, _)| path.ends_with("proto/ws/mod.rs"))
+        .expect("a file that declares its tests near the top");
+    assert!(code(&text).iter().any(|(_, line)| *line == "use std::time::Duration;"));
+}
+
 fn may_import(own: &str, target: &str) -> bool {
     if own == target || own == "lib" {
         return true;
@@ -98,13 +120,35 @@ fn crate_imports(line: &str) -> impl Iterator<Item = &str> {
     })
 }
 
-/// The lines of the code, without comments and without the tests at the end of a file.
-fn code(text: &str) -> impl Iterator<Item = (usize, &str)> {
-    text.lines()
-        .enumerate()
-        .map(|(index, line)| (index + 1, line.trim()))
-        .take_while(|(_, line)| *line != "#[cfg(test)]")
-        .filter(|(_, line)| !line.starts_with("//"))
+/// The lines of the code, trimmed and with their numbers, without comments and without what follows
+/// `#[cfg(test)]`: one line (`mod tests;`), or a block to the brace that closes it, which rustfmt
+/// indents as the line that opened it.
+fn code(text: &str) -> Vec<(usize, &str)> {
+    let mut lines = text.lines().enumerate().map(|(index, line)| (index + 1, line));
+    let mut found = Vec::new();
+    while let Some((number, line)) = lines.next() {
+        let trimmed = line.trim();
+        if trimmed == "#[cfg(test)]" {
+            skip_item(&mut lines);
+        } else if !trimmed.starts_with("//") {
+            found.push((number, trimmed));
+        }
+    }
+    found
+}
+
+/// Takes the lines of one item, and of the attributes and comments before it.
+fn skip_item<'a>(lines: &mut impl Iterator<Item = (usize, &'a str)>) {
+    let Some((_, first)) =
+        lines.find(|(_, line)| !line.trim().starts_with("#[") && !line.trim().starts_with("//"))
+    else {
+        return;
+    };
+    if first.trim_end().ends_with([';', '}', ',']) {
+        return;
+    }
+    let indent = &first[..first.len() - first.trim_start().len()];
+    lines.find(|(_, line)| line.strip_prefix(indent) == Some("}"));
 }
 
 fn module(path: &Path) -> String {
