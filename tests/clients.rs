@@ -81,7 +81,7 @@ fn main() -> ExitCode {
         let steps = Arc::new(Mutex::new(Vec::new()));
         results.push(Arc::clone(&steps));
         for &(name, suite) in suites {
-            for kind in Kind::ALL {
+            for &kind in suite.kinds() {
                 let steps = Arc::clone(&steps);
                 let missing = kind.missing().or_else(|| suite.missing(kind, direct));
                 // What a server cannot do itself is no fault of this machine.
@@ -154,9 +154,19 @@ impl Suite {
         }
     }
 
+    /// The servers it runs with: over WebSocket alone also the demo's, which has no BOSH of its own.
+    fn kinds(self) -> &'static [Kind] {
+        let Self::Npm(parties) = self else { return &Kind::ALL };
+        let socket = parties.iter().all(|(_, transport)| *transport == Transport::Ws);
+        if socket { &Kind::WITH_DEMO } else { &Kind::ALL }
+    }
+
     /// Why it cannot run here, if so.
     fn missing(self, kind: Kind, direct: bool) -> Option<String> {
         match self {
+            Self::Npm(_) if direct && kind == Kind::Demo => {
+                Some("it has no WebSocket of its own".to_owned())
+            }
             Self::Npm(_) => missing_npm(),
             Self::Native(program, mode) => program
                 .missing()

@@ -133,7 +133,9 @@ impl Connection {
         let accepted = stream.accept_reset(&sasl::Success { data }).await.ok()?;
         self.meter.element();
         self.meter.trust();
+        self.meter.without_mechanisms(true);
         let mut stream = open(accepted, &session_features()).await?;
+        self.meter.without_mechanisms(false);
         loop {
             let element = match self.next(&mut stream).await {
                 Next::Element(element) => element,
