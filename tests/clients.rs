@@ -397,7 +397,12 @@ fn table(steps: &[Step], column: &str, direct: bool) -> Table {
         }
     }
     let title = if direct { "client (servers' own endpoints)" } else { "client" };
-    let columns = Kind::ALL.map(|kind| format!("{column}/{}", kind.name())).to_vec();
+    let ran = |kind: &Kind| steps.iter().any(|step| step.kind == *kind);
+    let columns = Kind::WITH_DEMO
+        .into_iter()
+        .filter(|kind| Kind::ALL.contains(kind) || ran(kind))
+        .map(|kind| format!("{column}/{}", kind.name()))
+        .collect();
     let table = Table::new(title, rows, columns);
     for step in steps {
         let cell = if step.ok { Cell::Ok } else { Cell::Fail };

@@ -262,6 +262,21 @@ function steps(config) {
       await tab.reads(LEFT, "Still here");
     },
 
+    "cut off while nobody else writes": async (tab) => {
+      await tab.press(LEFT, "[data-do=cut]");
+      await tab.until("waiting", LEFT, (pane) => pane.dataset.state === "waiting");
+      await tab.write(LEFT, "At once");
+      await tab.reads(RIGHT, "At once");
+      await tab.confirmed(LEFT);
+      await tab.press(LEFT, "[data-do=cut]");
+      await tab.until("waiting", LEFT, (pane) => pane.dataset.state === "waiting");
+      // Nothing to say: the gateway holds what is sent again.
+      await tab.online(LEFT);
+      await tab.write(LEFT, "Later");
+      await tab.reads(RIGHT, "Later");
+      await tab.confirmed(LEFT);
+    },
+
     "frames can be paused and cleared": async (tab) => {
       await tab.press(LEFT, "[data-do=pause]");
       await tab.press(LEFT, "[data-do=clear]");

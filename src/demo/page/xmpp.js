@@ -69,6 +69,11 @@ export class Session {
     return this.#online;
   }
 
+  /** Whether there is a session to send in: a transport that stalls keeps what it is given. */
+  get #carries() {
+    return this.#stream !== null && this.#stream === this.#begun;
+  }
+
   connect() {
     this.#wanted = true;
     this.#attempt = 0;
@@ -117,7 +122,7 @@ export class Session {
   message(to, type, body) {
     const id = randomId();
     const stanza = element(NS.client, "message", { to, type, id }, element(NS.client, "body", {}, body));
-    if (this.#online) this.#transmit(stanza);
+    if (this.#carries) this.#transmit(stanza);
     else this.#outbox.push(stanza);
     return id;
   }
@@ -126,13 +131,13 @@ export class Session {
   join(room) {
     if (this.#rooms.has(room)) return;
     this.#rooms.set(room, { nick: this.#settings.user, joined: false });
-    if (this.#online) this.#enter(room);
+    if (this.#carries) this.#enter(room);
   }
 
   /** What others see: "" (available), "away", "dnd". */
   show(value) {
     this.#show = value;
-    if (!this.#online) return;
+    if (!this.#carries) return;
     this.#transmit(this.#ownPresence());
     for (const [room, { nick }] of this.#rooms) this.#transmit(this.#ownPresence(`${room}/${nick}`));
   }
@@ -190,7 +195,6 @@ export class Session {
     this.#begun = stream;
     this.#online = true;
     this.#attempt = 0;
-    const waiting = this.#outbox.splice(0);
     if (fresh) {
       this.jid = jid;
       this.#managed = managed ? { id: managed.id, received: 0, acked: 0 } : null;
@@ -198,7 +202,7 @@ export class Session {
       for (const room of this.#rooms.values()) room.joined = false;
       // The old session is gone, and with it what it had not confirmed.
       const lost = this.#unconfirmed.splice(0).filter((one) => one.localName === "message");
-      waiting.unshift(...lost);
+      this.#outbox.unshift(...lost);
     } else {
       this.#acknowledged(resumed);
       for (const stanza of this.#unconfirmed) stream.send(stanza);
@@ -215,7 +219,7 @@ export class Session {
       this.#transmit(this.#ownPresence());
       for (const room of this.#rooms.keys()) this.#enter(room);
     }
-    for (const stanza of waiting) this.#transmit(stanza);
+    for (const stanza of this.#outbox.splice(0)) this.#transmit(stanza);
     const how = fresh ? `Connected over ${this.#settings.title}.` : "Connected again: the session was resumed.";
     this.#say("online", how);
   }
