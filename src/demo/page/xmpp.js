@@ -54,10 +54,10 @@ export class Session {
   /** Messages written while there was no connection. */
   #outbox = [];
   #seen = new Set();
-  /** When the last frame passed, who looks at that, and whether the server was asked for a sign. */
+  /** When the last frame passed, who looks at that, and when the server was asked for a sign. */
   #heard = 0;
   #watch = null;
-  #asked = false;
+  #asked = null;
 
   /** `settings`: { user, password, domain, makeTransport(on), title }. */
   constructor(settings, on) {
@@ -260,10 +260,11 @@ export class Session {
 
   #wait(words, seconds, then) {
     this.#stopWaiting();
-    let left = seconds;
-    this.#say("waiting", words, { seconds: left });
+    // Not so many ticks: in a page that is not seen they may come once a minute.
+    const due = Date.now() + seconds * 1000;
+    this.#say("waiting", words, { seconds });
     this.#countdown = setInterval(() => {
-      left -= 1;
+      const left = Math.round((due - Date.now()) / 1000);
       if (left > 0) return this.#say("waiting", words, { seconds: left });
       this.#stopWaiting();
       then();
@@ -297,11 +298,12 @@ export class Session {
     if (this.#stream.transport.confirms) return;
     this.#heard = Date.now();
     this.#watch = setInterval(() => {
-      const quiet = Date.now() - this.#heard;
-      if (quiet > QUIET + SILENT) {
-        this.#lostSilently();
-      } else if (quiet > QUIET && !this.#asked) {
-        this.#asked = true;
+      const now = Date.now();
+      // However late this comes: nobody has fallen silent who was not asked.
+      if (this.#asked !== null) {
+        if (now - this.#asked > SILENT) this.#lostSilently();
+      } else if (now - this.#heard > QUIET) {
+        this.#asked = now;
         this.#askForLife();
       }
     }, 5_000);
@@ -324,7 +326,7 @@ export class Session {
 
   #stopWatch() {
     clearInterval(this.#watch);
-    this.#asked = false;
+    this.#asked = null;
   }
 
   // --- stanzas out
@@ -384,7 +386,7 @@ export class Session {
   // --- stanzas in
 
   #element(node) {
-    this.#asked = false;
+    this.#asked = null;
     if (node.namespaceURI === NS.sm) return this.#management(node);
     if (!isStanza(node)) return;
     if (this.#managed) this.#managed.received = (this.#managed.received + 1) >>> 0;
