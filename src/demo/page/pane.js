@@ -478,7 +478,11 @@ export class Pane {
 
   #remember(what) {
     const all = { ...this.#remembered(), ...what };
-    sessionStorage.setItem(`bosphorus-${this.#side}`, JSON.stringify(all));
+    try {
+      sessionStorage.setItem(`bosphorus-${this.#side}`, JSON.stringify(all));
+    } catch {
+      // Forbidden or full: then a reload brings nothing back.
+    }
   }
 
   #remembered() {
