@@ -37,11 +37,11 @@ const BATCH: usize = 64;
 pub(super) async fn run(socket: TcpStream, router: Rc<RefCell<Router>>) {
     let _ = socket.set_nodelay(true);
     let meter = Rc::new(Meter::new());
-    let mut connection = Connection { router, meter, link: Rc::default() };
+    let mut connection = Connection { router, meter, link: Rc::default(), account: None };
     let negotiation = timeout(limits::LOGIN_TIME, connection.negotiate(socket));
     let Ok(Some((mut stream, session))) = negotiation.await else {
         // The time may have run out when a session had just been made.
-        connection.router.borrow_mut().abandon(&connection.link);
+        connection.router.borrow_mut().abandon(connection.account.as_ref(), &connection.link);
         return;
     };
     let ending = connection.carry(&mut stream, session).await;
@@ -91,6 +91,8 @@ struct Connection {
     router: Rc<RefCell<Router>>,
     meter: Rc<Meter>,
     link: Rc<Link>,
+    /// Who has logged in.
+    account: Option<BareJid>,
 }
 
 impl Connection {
@@ -119,7 +121,10 @@ impl Connection {
             }
             match step {
                 Step::Challenge(data) => send(&mut stream, &sasl::Challenge { data }).await?,
-                Step::Success { account, data, .. } => break (account, data),
+                Step::Success { account, data, .. } => {
+                    self.account = Some(account.clone());
+                    break (account, data);
+                }
                 Step::Failure(defined_condition) => {
                     let failure = sasl::Failure { defined_condition, texts: Default::default() };
                     send(&mut stream, &failure).await?;
