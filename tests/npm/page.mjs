@@ -166,6 +166,15 @@ function steps(config) {
       }
     },
 
+    "a name may be written otherwise, but not anyhow": async (tab) => {
+      await tab.logout(RIGHT);
+      await tab.login(RIGHT, { user: "a b" });
+      await tab.until("told what a name is", RIGHT, (pane) =>
+        pane.dataset.state === "offline" && pane.querySelector(".state").innerText.includes("no spaces"));
+      await tab.login(RIGHT, { user: ` ${RIGHT.name.toUpperCase()} ` });
+      await tab.online(RIGHT);
+    },
+
     "no secret is shown in the frames": async (tab) => {
       for (const who of [LEFT, RIGHT]) {
         const text = await tab.frames(who);
@@ -279,6 +288,12 @@ function steps(config) {
     },
 
     "nobody is lost unasked": async (tab) => {
+      // What is still on its way would be a sign of life.
+      await tab.until("quiet", LEFT, (pane) => {
+        const { length } = pane.querySelector(".frames-list").textContent;
+        if (window.quiet?.length !== length) window.quiet = { length, since: performance.now() };
+        return performance.now() - window.quiet.since > 1000;
+      });
       await tab.press(LEFT, "[data-do=clear]");
       // As in a page that is hidden, whose timers come once in a while.
       await tab.page.evaluate(() => {
