@@ -453,6 +453,35 @@ fn no_mechanisms_are_offered_after_the_login() -> Result {
     })
 }
 
+/// RFC 6120 §4.9.3.20: who is about to log in is told of the end, and does not delay it.
+#[test]
+fn who_is_about_to_log_in_is_told_of_the_end() -> Result {
+    use std::io::{Read, Write};
+    let demo = Demo::private()?;
+    let server = demo.printed("XMPP server")?.split(' ').next().context("no address")?;
+    let mut socket = std::net::TcpStream::connect(server)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.write_all(
+        b"<stream:stream xmlns='jabber:client' to='localhost' version='1.0' \
+          xmlns:stream='http://etherx.jabber.org/streams'>",
+    )?;
+    let mut answer = Vec::new();
+    while !String::from_utf8_lossy(&answer).contains("</stream:features>") {
+        let mut piece = [0; 4096];
+        let count = socket.read(&mut piece)?;
+        ensure!(count > 0, "no features");
+        answer.extend_from_slice(&piece[..count]);
+    }
+    demo.process()?.signal("TERM")?;
+    let mut end = String::new();
+    socket.read_to_string(&mut end)?;
+    ensure!(end.contains("system-shutdown") && end.contains("</stream:stream>"), "{end}");
+    drop(socket);
+    let status = demo.process()?.wait(PATIENCE)?;
+    ensure!(status.success(), "it ended with {status}");
+    Ok(())
+}
+
 /// XEP-0280: one's other sessions see both sides of a talk, and only if they want to.
 #[test]
 fn carbons_show_a_talk_to_one_s_other_sessions() -> Result {

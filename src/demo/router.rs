@@ -27,6 +27,8 @@ pub(super) struct Router {
     pub(super) room: Room,
     /// The weight of all that waits for accounts without sessions.
     pub(super) offline_weight: usize,
+    /// Connections that have no session yet.
+    entering: Vec<Rc<Link>>,
     /// Sessions that too much waits for.
     doomed: Vec<SessionId>,
     last: u64,
@@ -81,9 +83,20 @@ impl Router {
             sessions: BTreeMap::new(),
             room: Room::default(),
             offline_weight: 0,
+            entering: Vec::new(),
             doomed: Vec::new(),
             last: 0,
         }
+    }
+
+    /// A connection begins to negotiate.
+    pub(super) fn enter(&mut self, link: &Rc<Link>) {
+        self.entering.push(Rc::clone(link));
+    }
+
+    /// It has ended to do so, with a session or without.
+    pub(super) fn entered(&mut self, link: &Rc<Link>) {
+        self.entering.retain(|other| !Rc::ptr_eq(other, link));
     }
 
     /// Somebody proved to be this user; `false` if there is no room for another.
@@ -284,8 +297,9 @@ impl Router {
 
     /// The server stops: every connection is told.
     pub(super) fn shutdown(&mut self) {
-        for session in self.sessions.values() {
-            session.link.finish(End::Shutdown);
+        let sessions = self.sessions.values().map(|session| &session.link);
+        for link in sessions.chain(&self.entering) {
+            link.finish(End::Shutdown);
         }
     }
 
