@@ -81,7 +81,7 @@ fn main() -> ExitCode {
         let steps = Arc::new(Mutex::new(Vec::new()));
         results.push(Arc::clone(&steps));
         for &(name, suite) in suites {
-            for kind in Kind::ALL {
+            for &kind in suite.kinds() {
                 let steps = Arc::clone(&steps);
                 let missing = kind.missing().or_else(|| suite.missing(kind, direct));
                 // What a server cannot do itself is no fault of this machine.
@@ -154,9 +154,19 @@ impl Suite {
         }
     }
 
+    /// The servers it runs with: over WebSocket alone also the demo's, which has no BOSH of its own.
+    fn kinds(self) -> &'static [Kind] {
+        let Self::Npm(parties) = self else { return &Kind::ALL };
+        let socket = parties.iter().all(|(_, transport)| *transport == Transport::Ws);
+        if socket { &Kind::WITH_DEMO } else { &Kind::ALL }
+    }
+
     /// Why it cannot run here, if so.
     fn missing(self, kind: Kind, direct: bool) -> Option<String> {
         match self {
+            Self::Npm(_) if direct && kind == Kind::Demo => {
+                Some("it has no WebSocket of its own".to_owned())
+            }
             Self::Npm(_) => missing_npm(),
             Self::Native(program, mode) => program
                 .missing()
@@ -387,7 +397,12 @@ fn table(steps: &[Step], column: &str, direct: bool) -> Table {
         }
     }
     let title = if direct { "client (servers' own endpoints)" } else { "client" };
-    let columns = Kind::ALL.map(|kind| format!("{column}/{}", kind.name())).to_vec();
+    let ran = |kind: &Kind| steps.iter().any(|step| step.kind == *kind);
+    let columns = Kind::WITH_DEMO
+        .into_iter()
+        .filter(|kind| Kind::ALL.contains(kind) || ran(kind))
+        .map(|kind| format!("{column}/{}", kind.name()))
+        .collect();
     let table = Table::new(title, rows, columns);
     for step in steps {
         let cell = if step.ok { Cell::Ok } else { Cell::Fail };

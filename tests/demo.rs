@@ -25,6 +25,7 @@ const DISCO_ITEMS: &str = "http://jabber.org/protocol/disco#items";
 const DISCO_INFO: &str = "http://jabber.org/protocol/disco#info";
 const MUC: &str = "http://jabber.org/protocol/muc";
 const MUC_USER: &str = "http://jabber.org/protocol/muc#user";
+const SESSION: &str = "urn:ietf:params:xml:ns:xmpp-session";
 const ROOM: &str = "room@rooms.localhost";
 
 /// A running `bosphorus demo`.
@@ -102,6 +103,56 @@ fn get(url: &str) -> Result<(u16, String)> {
     let rest = url.strip_prefix("http://").with_context(|| format!("not an http: URL: {url}"))?;
     let (authority, path) = rest.split_once('/').context("no path")?;
     http_get(authority.parse()?, &format!("/{path}"))
+}
+
+/// The passwords are no secrets, so that any page might log in: only those of the demo may.
+#[test]
+fn pages_from_elsewhere_are_refused() -> Result {
+    use std::io::{Read, Write};
+    let demo = Demo::shared()?;
+    let page = demo.printed("Page")?.trim_end_matches('/');
+    let address = page.strip_prefix("http://").context("no address")?;
+    let port = address.rsplit(':').next().context("no port")?;
+    let path = |name| -> Result<String> {
+        let (_, path) = demo.printed(name)?.split_once(address).context("another address")?;
+        Ok(path.to_owned())
+    };
+    let upgrade = "Connection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+                   Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==\r\nSec-WebSocket-Protocol: xmpp\r\n\r\n";
+    let body = "<body xmlns='http://jabber.org/protocol/httpbind' rid='1' to='localhost' \
+                content='text/xml; charset=utf-8' hold='0' wait='0' ver='1.6'/>";
+    let length = body.len();
+    let post = format!("Content-Type: text/xml\r\nContent-Length: {length}\r\n\r\n{body}");
+    let requests = [("GET", path("WebSocket")?, upgrade), ("POST", path("BOSH")?, post.as_str())];
+    for (method, path, rest) in requests {
+        for (origin, allowed) in [
+            (None, true),
+            (Some(page), true),
+            (Some(&*format!("http://localhost:{port}")), true),
+            (Some("http://elsewhere.example"), false),
+            (Some("null"), false),
+        ] {
+            let origin = origin.map(|it| format!("Origin: {it}\r\n")).unwrap_or_default();
+            let mut socket = std::net::TcpStream::connect(address)?;
+            socket.set_read_timeout(Some(PATIENCE))?;
+            let head = format!("{method} {path} HTTP/1.1\r\nHost: {address}\r\n{origin}");
+            socket.write_all(format!("{head}{rest}").as_bytes())?;
+            let mut head = Vec::new();
+            while !head.ends_with(b"\r\n\r\n") {
+                let mut byte = [0];
+                socket.read_exact(&mut byte)?;
+                head.extend(byte);
+            }
+            let answer = String::from_utf8_lossy(&head).to_ascii_lowercase();
+            // A browser shows a page no answer that does not name it.
+            let passes = match method {
+                "POST" => origin.is_empty() || answer.contains("access-control-allow-origin: http"),
+                _ => answer.starts_with("http/1.1 101"),
+            };
+            ensure!(passes == allowed, "{method} {path} {origin}: {answer}");
+        }
+    }
+    Ok(())
 }
 
 /// Well under a second from the command to a page that answers, so that nobody wonders whether it
@@ -391,6 +442,46 @@ fn no_more_waits_than_there_is_room_for() -> Result {
     })
 }
 
+/// RFC 6120 §6.4.6: after the login nothing is offered to log in with, not even an empty list.
+#[test]
+fn no_mechanisms_are_offered_after_the_login() -> Result {
+    block_on(async {
+        let client = Demo::shared()?.online("insider").await?;
+        let features = client.features_text();
+        ensure!(features.contains("bind") && !features.contains("mechanisms"), "{features}");
+        Ok(())
+    })
+}
+
+/// RFC 6120 §4.9.3.20: who is about to log in is told of the end, and does not delay it.
+#[test]
+fn who_is_about_to_log_in_is_told_of_the_end() -> Result {
+    use std::io::{Read, Write};
+    let demo = Demo::private()?;
+    let server = demo.printed("XMPP server")?.split(' ').next().context("no address")?;
+    let mut socket = std::net::TcpStream::connect(server)?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.write_all(
+        b"<stream:stream xmlns='jabber:client' to='localhost' version='1.0' \
+          xmlns:stream='http://etherx.jabber.org/streams'>",
+    )?;
+    let mut answer = Vec::new();
+    while !String::from_utf8_lossy(&answer).contains("</stream:features>") {
+        let mut piece = [0; 4096];
+        let count = socket.read(&mut piece)?;
+        ensure!(count > 0, "no features");
+        answer.extend_from_slice(&piece[..count]);
+    }
+    demo.process()?.signal("TERM")?;
+    let mut end = String::new();
+    socket.read_to_string(&mut end)?;
+    ensure!(end.contains("system-shutdown") && end.contains("</stream:stream>"), "{end}");
+    drop(socket);
+    let status = demo.process()?.wait(PATIENCE)?;
+    ensure!(status.success(), "it ended with {status}");
+    Ok(())
+}
+
 /// XEP-0280: one's other sessions see both sides of a talk, and only if they want to.
 #[test]
 fn carbons_show_a_talk_to_one_s_other_sessions() -> Result {
@@ -502,6 +593,10 @@ fn questions_are_answered() -> Result {
             ensure!(text_of(&info).contains(feature), "{}", text_of(&info));
         }
         client.request("get", Some("localhost"), &query("jabber:iq:version")).await?;
+        let session = format!("<session xmlns=\"{SESSION}\"/>");
+        for to in [None, Some("localhost")] {
+            client.request("set", to, &session).await?;
+        }
         for (to, payload, condition) in [
             ("localhost", query("urn:example:unknown"), "service-unavailable"),
             ("nobody@localhost", query(DISCO_INFO), "service-unavailable"),
@@ -551,20 +646,26 @@ fn broken_input_ends_the_stream_and_nothing_else() -> Result {
         ensure!(answer.contains(expected), "{input:.40}: {answer} ({read:?})");
     }
     for (header, expected) in [
-        (header.replace("localhost", "example.org"), "host-unknown"),
-        ("<html/>".to_owned(), ""),
-        ("<stream:stream>".to_owned(), ""),
+        (header.replace("localhost", "example.org"), Some("host-unknown")),
+        // What is no stream header gets no answer, but an end.
+        ("<html/>".to_owned(), None),
+        ("<stream:stream>".to_owned(), None),
     ] {
         let mut socket = std::net::TcpStream::connect(server)?;
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.write_all(header.as_bytes())?;
         let mut answer = Vec::new();
-        let _ = socket.read_to_end(&mut answer);
+        let read = socket.read_to_end(&mut answer);
         let answer = String::from_utf8_lossy(&answer);
-        ensure!(answer.contains(expected), "{header}: {answer}");
+        let right = match expected {
+            Some(condition) => answer.contains(condition),
+            None => answer.is_empty() && matches!(read, Ok(0)),
+        };
+        ensure!(right, "{header}: {answer} ({read:?})");
     }
-    match demo.process()?.try_wait()? {
-        None => Ok(()),
-        Some(status) => bail!("the demo ended: {status}"),
+    if let Some(status) = demo.process()?.try_wait()? {
+        bail!("the demo ended: {status}");
     }
+    // The server lives on a thread: only a login shows that it is there.
+    block_on(async { demo.online("survivor").await.map(drop) })
 }

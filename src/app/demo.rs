@@ -3,14 +3,14 @@
 
 use std::fmt::Write as _;
 use std::io::Write as _;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Context as _;
 
 use super::{Extra, Gateway, Signals, Sockets, bind, bind_admin, raise_file_limit};
-use crate::config::{Config, Route, ServerAddress, TlsMode};
+use crate::config::{AllowedOrigins, Config, Route, ServerAddress, TlsMode};
 use crate::demo::{DOMAIN, Server, Settings, page};
 use crate::proto::domain::Domain;
 
@@ -52,6 +52,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         let server = Server::start(listener, settings).context("starting the XMPP server")?;
 
         config.listen.addresses = vec![public.local_addr()?];
+        keep_to_itself(&mut config, public.local_addr()?);
         config.admin.address = Some(admin.local_addr()?);
         route_to(&mut config, server.address())?;
         let sockets = Sockets { public: vec![public], admin: Some(admin) };
@@ -90,6 +91,23 @@ fn config() -> anyhow::Result<Config> {
     config.limits.sessions = SESSIONS;
     config.drain.timeout = DRAIN;
     Ok(config)
+}
+
+/// Lets the pages of the demo connect and no others: whatever else the browser shows could log in
+/// here, too. Programs send no `Origin`, and pass.
+fn keep_to_itself(config: &mut Config, public: SocketAddr) {
+    // An origin does not name the port that goes without saying.
+    let port = match public.port() {
+        80 => String::new(),
+        port => format!(":{port}"),
+    };
+    let host = match public.ip() {
+        IpAddr::V4(ip) => ip.to_string(),
+        IpAddr::V6(ip) => format!("[{ip}]"),
+    };
+    let origins = [host.as_str(), "localhost"].map(|host| format!("http://{host}{port}"));
+    config.ws.allowed_origins = AllowedOrigins::Listed(origins.to_vec());
+    config.bosh.allowed_origins = AllowedOrigins::Listed(origins.to_vec());
 }
 
 /// Serves the demo's domain by the server at this address.

@@ -2,12 +2,14 @@
 //! session resumed; then stanzas both ways until one side has enough.
 
 use std::cell::RefCell;
+use std::pin::{Pin, pin};
 use std::rc::Rc;
+use std::time::Duration;
 
 use futures_util::{Sink, SinkExt as _, StreamExt as _};
 use minidom::Element;
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_xmpp::xmlstream::{
     AcceptedStream, ReadError, StreamHeader, Timeouts, XmlStream, accept_stream,
 };
@@ -24,11 +26,14 @@ use xso::AsXml;
 use super::auth::{Login, MECHANISMS, Step};
 use super::iq::SESSION;
 use super::router::{Resume, Router, SessionId};
-use super::session::Link;
+use super::session::{End, Link};
 use super::wire::{Incoming, Meter, Metered};
 use super::{DOMAIN, limits, stanza};
 
 type Stream = XmlStream<Metered, Incoming>;
+
+/// How long the client may take to end its side once we have ended ours.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// Stanzas written before the client is listened to again.
 const BATCH: usize = 64;
@@ -37,11 +42,14 @@ const BATCH: usize = 64;
 pub(super) async fn run(socket: TcpStream, router: Rc<RefCell<Router>>) {
     let _ = socket.set_nodelay(true);
     let meter = Rc::new(Meter::new());
-    let mut connection = Connection { router, meter, link: Rc::default() };
-    let negotiation = timeout(limits::LOGIN_TIME, connection.negotiate(socket));
-    let Ok(Some((mut stream, session))) = negotiation.await else {
+    let mut connection = Connection { router, meter, link: Rc::default(), account: None };
+    connection.router.borrow_mut().enter(&connection.link);
+    // Who has not even begun a stream is not told.
+    let negotiation = timeout(limits::LOGIN_TIME + GOODBYE, connection.negotiate(socket)).await;
+    connection.router.borrow_mut().entered(&connection.link);
+    let Ok(Some((mut stream, session))) = negotiation else {
         // The time may have run out when a session had just been made.
-        connection.router.borrow_mut().abandon(&connection.link);
+        connection.router.borrow_mut().abandon(connection.account.as_ref(), &connection.link);
         return;
     };
     let ending = connection.carry(&mut stream, session).await;
@@ -91,11 +99,14 @@ struct Connection {
     router: Rc<RefCell<Router>>,
     meter: Rc<Meter>,
     link: Rc<Link>,
+    /// Who has logged in.
+    account: Option<BareJid>,
 }
 
 impl Connection {
     /// RFC 6120 §4.3, §6, §7 and XEP-0198 §5. `None` if it came to nothing; the client was told.
     async fn negotiate(&mut self, socket: TcpStream) -> Option<(Stream, SessionId)> {
+        let mut late = pin!(sleep(limits::LOGIN_TIME));
         let io = Metered::new(socket, Rc::clone(&self.meter));
         let accepted = accept_stream(io, ns::JABBER_CLIENT, timeouts()).await.ok()?;
         let offer = StreamFeatures {
@@ -106,7 +117,7 @@ impl Connection {
         let mut login = Login::default();
         let mut failures = 0;
         let (account, data) = loop {
-            let element = match self.next(&mut stream).await {
+            let element = match self.next_before(late.as_mut(), &mut stream).await {
                 Next::Element(element) if element.has_ns(ns::SASL) => element,
                 Next::Element(_) => return refuse(stream, DefinedCondition::NotAuthorized).await,
                 Next::End(ending) => return end(stream, ending).await,
@@ -119,7 +130,10 @@ impl Connection {
             }
             match step {
                 Step::Challenge(data) => send(&mut stream, &sasl::Challenge { data }).await?,
-                Step::Success { account, data, .. } => break (account, data),
+                Step::Success { account, data, .. } => {
+                    self.account = Some(account.clone());
+                    break (account, data);
+                }
                 Step::Failure(defined_condition) => {
                     let failure = sasl::Failure { defined_condition, texts: Default::default() };
                     send(&mut stream, &failure).await?;
@@ -133,9 +147,11 @@ impl Connection {
         let accepted = stream.accept_reset(&sasl::Success { data }).await.ok()?;
         self.meter.element();
         self.meter.trust();
+        self.meter.without_mechanisms(true);
         let mut stream = open(accepted, &session_features()).await?;
+        self.meter.without_mechanisms(false);
         loop {
-            let element = match self.next(&mut stream).await {
+            let element = match self.next_before(late.as_mut(), &mut stream).await {
                 Next::Element(element) => element,
                 Next::End(ending) => return end(stream, ending).await,
             };
@@ -267,7 +283,7 @@ impl Connection {
             timeout(limits::WRITE_TIME, stream.feed(&sm::R)).await.ok()?.ok()?;
         }
         let flushed = Sink::<&Element>::poll_flush;
-        let mut pinned = std::pin::Pin::new(stream);
+        let mut pinned = Pin::new(stream);
         let writing = std::future::poll_fn(|cx| flushed(pinned.as_mut(), cx));
         timeout(limits::WRITE_TIME, writing).await.ok()?.ok()?;
         Some(written == BATCH)
@@ -314,6 +330,20 @@ impl Connection {
             _ => send(stream, &failed(StanzaCondition::UnexpectedRequest)).await?,
         }
         Some(Ok(()))
+    }
+
+    /// The next element before there is a session.
+    async fn next_before(&self, late: Pin<&mut Sleep>, stream: &mut Stream) -> Next {
+        tokio::select! {
+            next = self.next(stream) => next,
+            () = self.link.woken() => {
+                let end = self.link.end().unwrap_or(End::Shutdown);
+                Next::End(Ending::fault(end.condition()))
+            }
+            () = late => {
+                Next::End(Ending::fault(DefinedCondition::ConnectionTimeout))
+            }
+        }
     }
 
     /// The next element. Cancelling loses nothing.
@@ -403,7 +433,7 @@ async fn finish(mut stream: Stream, error: Option<StreamError>) {
         {}
         Some(())
     };
-    let _ = timeout(std::time::Duration::from_secs(1), ending).await;
+    let _ = timeout(GOODBYE, ending).await;
 }
 
 fn fault(condition: DefinedCondition) -> StreamError {
@@ -416,6 +446,6 @@ fn failed(condition: StanzaCondition) -> sm::Failed {
 
 /// Silence is no fault here: a session may idle for days, and loopback loses no connections.
 fn timeouts() -> Timeouts {
-    let year = std::time::Duration::from_secs(365 * 24 * 3600);
+    let year = Duration::from_secs(365 * 24 * 3600);
     Timeouts { read_timeout: year, response_timeout: year }
 }

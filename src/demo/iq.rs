@@ -96,7 +96,6 @@ impl Router {
                 }
                 Ok(None)
             }
-            ("session", SESSION, true) => Ok(None),
             ("bind", ns::BIND, true) => Err(DefinedCondition::NotAllowed),
             ("query", ns::DISCO_INFO, false) => info(payload, "account", "registered", own, &[]),
             _ => self.server_iq(iq),
@@ -144,7 +143,7 @@ impl Router {
             }
             ("query", ns::DISCO_ITEMS, Some("get")) => items(&[(ROOMS, "Rooms")]),
             ("query", ns::VERSION, Some("get")) => version(),
-            ("ping", ns::PING, Some("get")) => Ok(None),
+            ("ping", ns::PING, Some("get")) | ("session", SESSION, Some("set")) => Ok(None),
             _ => Err(DefinedCondition::ServiceUnavailable),
         }
     }

@@ -27,6 +27,8 @@ pub(super) struct Router {
     pub(super) room: Room,
     /// The weight of all that waits for accounts without sessions.
     pub(super) offline_weight: usize,
+    /// Connections that have no session yet.
+    entering: Vec<Rc<Link>>,
     /// Sessions that too much waits for.
     doomed: Vec<SessionId>,
     last: u64,
@@ -81,9 +83,20 @@ impl Router {
             sessions: BTreeMap::new(),
             room: Room::default(),
             offline_weight: 0,
+            entering: Vec::new(),
             doomed: Vec::new(),
             last: 0,
         }
+    }
+
+    /// A connection begins to negotiate.
+    pub(super) fn enter(&mut self, link: &Rc<Link>) {
+        self.entering.push(Rc::clone(link));
+    }
+
+    /// It has ended to do so, with a session or without.
+    pub(super) fn entered(&mut self, link: &Rc<Link>) {
+        self.entering.retain(|other| !Rc::ptr_eq(other, link));
     }
 
     /// Somebody proved to be this user; `false` if there is no room for another.
@@ -139,7 +152,11 @@ impl Router {
         if let Some(id) = self.session_at(&jid) {
             self.remove(id, Some(End::Conflict));
         }
-        let place = self.account(account).ok_or(DefinedCondition::ResourceConstraint)?;
+        // Another may have taken its place since the login.
+        if !self.accounts.contains_key(account) && !self.login(account, false) {
+            return Err(DefinedCondition::ResourceConstraint);
+        }
+        let place = self.accounts.get(account).ok_or(DefinedCondition::ResourceConstraint)?;
         if place.sessions.len() >= limits::RESOURCES {
             return Err(DefinedCondition::ResourceConstraint);
         }
@@ -243,11 +260,21 @@ impl Router {
         }
     }
 
-    /// The connection is gone before it was known to have a session.
-    pub(super) fn abandon(&mut self, link: &Rc<Link>) {
+    /// The connection of who may have logged in is gone before it was known to have a session.
+    pub(super) fn abandon(&mut self, account: Option<&BareJid>, link: &Rc<Link>) {
         let found = self.sessions.iter().find(|(_, session)| Rc::ptr_eq(&session.link, link));
         if let Some(id) = found.map(|(id, _)| *id) {
             self.lost(id, link);
+        }
+        if let Some(account) = account {
+            self.forget_temporary(account);
+        }
+    }
+
+    /// Nothing is left of the anonymous without a session.
+    fn forget_temporary(&mut self, jid: &BareJid) {
+        if self.accounts.get(jid).is_some_and(|it| it.temporary && it.sessions.is_empty()) {
+            self.forget(jid);
         }
     }
 
@@ -270,8 +297,9 @@ impl Router {
 
     /// The server stops: every connection is told.
     pub(super) fn shutdown(&mut self) {
-        for session in self.sessions.values() {
-            session.link.finish(End::Shutdown);
+        let sessions = self.sessions.values().map(|session| &session.link);
+        for link in sessions.chain(&self.entering) {
+            link.finish(End::Shutdown);
         }
     }
 
@@ -282,10 +310,11 @@ impl Router {
     /// The account of a name of ours, made if there is room: every name may log in.
     pub(super) fn account(&mut self, jid: &BareJid) -> Option<&mut Account> {
         if self.accounts.len() >= limits::ACCOUNTS && !self.accounts.contains_key(jid) {
-            // One that was only written to makes room.
-            let unseen = self.accounts.iter().find(|(_, account)| !account.seen);
-            let unseen = unseen.map(|(jid, _)| jid.clone())?;
-            self.forget(&unseen);
+            // Who has no session makes room; first who was only written to.
+            let idle = self.accounts.iter().filter(|(_, account)| account.sessions.is_empty());
+            let idle = idle.min_by_key(|(_, account)| account.seen);
+            let idle = idle.map(|(jid, _)| jid.clone())?;
+            self.forget(&idle);
         }
         Some(self.accounts.entry(jid.clone()).or_default())
     }
@@ -360,10 +389,8 @@ impl Router {
         let name = session.account.clone();
         if let Some(account) = self.accounts.get_mut(&name) {
             account.sessions.retain(|other| *other != id);
-            if account.temporary && account.sessions.is_empty() {
-                self.forget(&name);
-            }
         }
+        self.forget_temporary(&name);
         for element in session.leftovers() {
             self.reroute(element);
         }

@@ -14,6 +14,8 @@ const WAIT = 55;
 const HOLD = 1;
 /** Milliseconds beyond `wait` after which an answer counts as lost. */
 const PATIENCE = 10_000;
+/** Milliseconds that requests sent again must last for the network to count as mended. */
+const STEADY = 1_000;
 /** Seconds before a lost request is sent again: the first time, the second, … then it is over. */
 const RETRIES = [2, 2, 4, 8, 15, 30];
 
@@ -40,6 +42,9 @@ export class BoshTransport {
   #next = this.#rid;
   #failures = 0;
   #retry = null;
+  /** Whether the owner was told that it stalls and not yet that it is mended; the timer of that. */
+  #stalled = false;
+  #steady = null;
   /** Seconds between requests that carry nothing, and the timer that minds them. */
   #polling = 5;
   #nudge = null;
@@ -201,10 +206,8 @@ export class BoshTransport {
     }
     this.#open.delete(request.rid);
     this.#early.set(request.rid, { body, request });
-    if (this.#failures > 0) {
-      this.#failures = 0;
-      this.#on.mended();
-    }
+    this.#failures = 0;
+    this.#mend();
     // Two connections may answer in any order; the stream is in the order of the rids.
     while (this.#on && this.#early.has(this.#next)) {
       const answer = this.#early.get(this.#next);
@@ -250,6 +253,8 @@ export class BoshTransport {
     // Without a session there is nothing to keep; the owner begins anew.
     if (!this.#sid || seconds === undefined) return this.#close(new Ended(words));
     this.#failures += 1;
+    this.#stalled = true;
+    clearTimeout(this.#steady);
     this.#on.stalled(words, seconds);
     this.#retry = setTimeout(() => this.#resend(), seconds * 1000);
   }
@@ -259,6 +264,17 @@ export class BoshTransport {
     this.#retry = null;
     for (const request of this.#open.values()) this.#fetch(request);
     this.#pump();
+    // The gateway may hold all of them as long as it likes: what is not refused is there.
+    clearTimeout(this.#steady);
+    this.#steady = setTimeout(() => this.#mend(), STEADY);
+  }
+
+  /** Requests reach the gateway again. */
+  #mend() {
+    clearTimeout(this.#steady);
+    if (!this.#stalled) return;
+    this.#stalled = false;
+    this.#on?.mended();
   }
 
   #close(ended) {
@@ -267,6 +283,7 @@ export class BoshTransport {
     this.#on = null;
     clearTimeout(this.#retry);
     clearTimeout(this.#nudge);
+    clearTimeout(this.#steady);
     for (const request of this.#open.values()) request.abort?.abort();
     on.closed(ended);
   }

@@ -86,6 +86,9 @@ async function start() {
   // A page that comes back from the browser's memory was told that it goes.
   window.addEventListener("pageshow", ({ persisted }) => persisted && location.reload());
   window.addEventListener("online", () => panes.forEach((pane) => pane.hurry()));
+  document.addEventListener("visibilitychange", () => {
+    if (document.visibilityState === "visible") panes.forEach((pane) => pane.hurry());
+  });
 }
 
 start().catch(() => {

@@ -205,7 +205,14 @@ export class Pane {
       const what = missing === user ? "a user name" : "a password";
       return this.#setState({ name: "offline", words: `Please give ${what}.` });
     }
+    if (/["&':<>\s]/.test(this.user) || this.user === "") {
+      user.focus();
+      const words = "A user name has no spaces and none of \" & ' / : < > @.";
+      return this.#setState({ name: "offline", words });
+    }
     user.value = this.user;
+    // The name is sent in lower case; so is a password that is the name.
+    if (password.value.trim().toLowerCase() === this.user) password.value = this.user;
     password.removeAttribute("aria-invalid");
     this.#tellUser();
     const { make, title } = this.#transports.find(({ name }) => name === transport.value);
@@ -478,7 +485,11 @@ export class Pane {
 
   #remember(what) {
     const all = { ...this.#remembered(), ...what };
-    sessionStorage.setItem(`bosphorus-${this.#side}`, JSON.stringify(all));
+    try {
+      sessionStorage.setItem(`bosphorus-${this.#side}`, JSON.stringify(all));
+    } catch {
+      // Forbidden or full: then a reload brings nothing back.
+    }
   }
 
   #remembered() {

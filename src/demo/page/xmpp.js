@@ -54,10 +54,10 @@ export class Session {
   /** Messages written while there was no connection. */
   #outbox = [];
   #seen = new Set();
-  /** When the last frame passed, who looks at that, and whether the server was asked for a sign. */
+  /** When the last frame passed, who looks at that, and when the server was asked for a sign. */
   #heard = 0;
   #watch = null;
-  #asked = false;
+  #asked = null;
 
   /** `settings`: { user, password, domain, makeTransport(on), title }. */
   constructor(settings, on) {
@@ -67,6 +67,11 @@ export class Session {
 
   get online() {
     return this.#online;
+  }
+
+  /** Whether there is a session to send in: a transport that stalls keeps what it is given. */
+  get #carries() {
+    return this.#stream !== null && this.#stream === this.#begun;
   }
 
   connect() {
@@ -117,7 +122,7 @@ export class Session {
   message(to, type, body) {
     const id = randomId();
     const stanza = element(NS.client, "message", { to, type, id }, element(NS.client, "body", {}, body));
-    if (this.#online) this.#transmit(stanza);
+    if (this.#carries) this.#transmit(stanza);
     else this.#outbox.push(stanza);
     return id;
   }
@@ -126,13 +131,13 @@ export class Session {
   join(room) {
     if (this.#rooms.has(room)) return;
     this.#rooms.set(room, { nick: this.#settings.user, joined: false });
-    if (this.#online) this.#enter(room);
+    if (this.#carries) this.#enter(room);
   }
 
   /** What others see: "" (available), "away", "dnd". */
   show(value) {
     this.#show = value;
-    if (!this.#online) return;
+    if (!this.#carries) return;
     this.#transmit(this.#ownPresence());
     for (const [room, { nick }] of this.#rooms) this.#transmit(this.#ownPresence(`${room}/${nick}`));
   }
@@ -190,7 +195,6 @@ export class Session {
     this.#begun = stream;
     this.#online = true;
     this.#attempt = 0;
-    const waiting = this.#outbox.splice(0);
     if (fresh) {
       this.jid = jid;
       this.#managed = managed ? { id: managed.id, received: 0, acked: 0 } : null;
@@ -198,7 +202,7 @@ export class Session {
       for (const room of this.#rooms.values()) room.joined = false;
       // The old session is gone, and with it what it had not confirmed.
       const lost = this.#unconfirmed.splice(0).filter((one) => one.localName === "message");
-      waiting.unshift(...lost);
+      this.#outbox.unshift(...lost);
     } else {
       this.#acknowledged(resumed);
       for (const stanza of this.#unconfirmed) stream.send(stanza);
@@ -215,7 +219,7 @@ export class Session {
       this.#transmit(this.#ownPresence());
       for (const room of this.#rooms.keys()) this.#enter(room);
     }
-    for (const stanza of waiting) this.#transmit(stanza);
+    for (const stanza of this.#outbox.splice(0)) this.#transmit(stanza);
     const how = fresh ? `Connected over ${this.#settings.title}.` : "Connected again: the session was resumed.";
     this.#say("online", how);
   }
@@ -256,10 +260,11 @@ export class Session {
 
   #wait(words, seconds, then) {
     this.#stopWaiting();
-    let left = seconds;
-    this.#say("waiting", words, { seconds: left });
+    // Not so many ticks: in a page that is not seen they may come once a minute.
+    const due = Date.now() + seconds * 1000;
+    this.#say("waiting", words, { seconds });
     this.#countdown = setInterval(() => {
-      left -= 1;
+      const left = Math.round((due - Date.now()) / 1000);
       if (left > 0) return this.#say("waiting", words, { seconds: left });
       this.#stopWaiting();
       then();
@@ -293,11 +298,12 @@ export class Session {
     if (this.#stream.transport.confirms) return;
     this.#heard = Date.now();
     this.#watch = setInterval(() => {
-      const quiet = Date.now() - this.#heard;
-      if (quiet > QUIET + SILENT) {
-        this.#lostSilently();
-      } else if (quiet > QUIET && !this.#asked) {
-        this.#asked = true;
+      const now = Date.now();
+      // However late this comes: nobody has fallen silent who was not asked.
+      if (this.#asked !== null) {
+        if (now - this.#asked > SILENT) this.#lostSilently();
+      } else if (now - this.#heard > QUIET) {
+        this.#asked = now;
         this.#askForLife();
       }
     }, 5_000);
@@ -320,7 +326,7 @@ export class Session {
 
   #stopWatch() {
     clearInterval(this.#watch);
-    this.#asked = false;
+    this.#asked = null;
   }
 
   // --- stanzas out
@@ -380,7 +386,7 @@ export class Session {
   // --- stanzas in
 
   #element(node) {
-    this.#asked = false;
+    this.#asked = null;
     if (node.namespaceURI === NS.sm) return this.#management(node);
     if (!isStanza(node)) return;
     if (this.#managed) this.#managed.received = (this.#managed.received + 1) >>> 0;

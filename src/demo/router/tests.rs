@@ -59,7 +59,7 @@ fn a_session_without_stream_management_goes_with_its_connection() {
     let (bob, link) = online(&mut router, "bob");
     router.lost(bob, &Rc::default());
     assert!(router.sessions.contains_key(&bob), "another connection was lost");
-    router.abandon(&link);
+    router.abandon(None, &link);
     assert!(router.sessions.is_empty());
 }
 
@@ -110,7 +110,7 @@ fn a_contact_elsewhere_makes_no_account() {
     assert_eq!(router.accounts.len(), 1);
 }
 
-/// Who has only been written to makes room for who comes.
+/// Who has no session makes room for who comes, first of all who has only been written to.
 #[test]
 fn accounts_are_bounded() {
     let mut router = Router::new(Settings { roster_of_everyone: true });
@@ -120,10 +120,33 @@ fn accounts_are_bounded() {
         assert!(router.login(&bare(&format!("user{number}")), false), "{number}");
     }
     assert_eq!(router.offline_weight, 0, "what waited for nobody is gone with it");
-    assert!(!router.login(&bare("late"), false));
-    assert!(router.login(&bare("alice"), false), "who is known may always come");
     let roster = router.accounts[&bare("alice")].roster.watchers();
     assert_eq!(roster.len(), limits::EVERYONE);
+    assert!(router.login(&bare("late"), false), "nobody else is there");
+    assert_eq!(router.accounts.len(), limits::ACCOUNTS);
+    assert!(router.accounts.contains_key(&bare("alice")), "who is there stays");
+    let gone = (1..limits::ACCOUNTS).map(|number| bare(&format!("user{number}")));
+    let gone = gone.filter(|jid| !router.accounts.contains_key(jid)).collect::<Vec<_>>();
+    assert_eq!(gone.len(), 1);
+    router.bind(&gone[0], None, Rc::default()).expect("room for who had just logged in");
+
+    let mut full = Router::new(Settings::default());
+    for number in 0..limits::ACCOUNTS {
+        online(&mut full, &format!("user{number}"));
+    }
+    assert!(!full.login(&bare("late"), false));
+    assert!(full.login(&bare("user0"), false), "who is known may always come");
+}
+
+/// RFC 4505: who never gets as far as a session leaves nothing, either.
+#[test]
+fn a_temporary_account_goes_with_its_connection() {
+    let mut router = Router::new(Settings::default());
+    for (name, temporary) in [("someone", true), ("alice", false)] {
+        assert!(router.login(&bare(name), temporary));
+        router.abandon(Some(&bare(name)), &Rc::default());
+        assert_eq!(router.accounts.contains_key(&bare(name)), !temporary, "{name}");
+    }
 }
 
 /// RFC 4505: nothing is left of the anonymous.
