@@ -294,7 +294,7 @@ function steps(config) {
         if (window.quiet?.length !== length) window.quiet = { length, since: performance.now() };
         return performance.now() - window.quiet.since > 1000;
       });
-      await tab.press(LEFT, "[data-do=clear]");
+      for (const who of [LEFT, RIGHT]) await tab.press(who, "[data-do=clear]");
       // As in a page that is hidden, whose timers come once in a while.
       await tab.page.evaluate(() => {
         const now = Date.now;
@@ -302,6 +302,8 @@ function steps(config) {
       });
       await tab.until("a frame", LEFT, (pane) => pane.querySelector(".frames-list").textContent !== "");
       const text = await tab.frames(LEFT);
+      // A session that is given up would be seen by the other, as a sign of life.
+      if ((await tab.frames(RIGHT)).includes("framing")) throw new Error("the other is lost");
       if (!text.includes("urn:xmpp:sm:3") || text.includes("framing")) throw new Error(`not asked: ${text}`);
       await tab.online(LEFT);
     },
