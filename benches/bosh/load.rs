@@ -44,6 +44,9 @@ impl orders::Client for Client {
             requests: 0,
         };
         client.log_in().await.context("login")?;
+        // From here on one request is held whenever the session is idle, so that what it says goes
+        // over the other connection.
+        client.send("", b"").await?;
         Ok(client)
     }
 
