@@ -9,9 +9,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use actix_http::error::DispatchError;
-use actix_http::{HttpService, KeepAlive, Protocol, Request, h1};
-use actix_service::{ServiceFactoryExt as _, fn_factory, fn_service, map_config};
+use actix_http::{HttpService, KeepAlive, Request, h1};
+use actix_service::{ServiceFactory as _, fn_factory, fn_service, map_config};
 use actix_web::dev::AppConfig;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
@@ -22,9 +21,11 @@ use tracing::{debug, info, warn};
 use crate::config::Config;
 use crate::http::admin::Admin;
 use crate::http::bosh::Face;
+use crate::http::connection;
 use crate::http::guard::{self, Guarded};
 use crate::http::ws::Hook;
 use crate::http::{self, Routes};
+use crate::io::Io;
 use crate::metrics::Metrics;
 use crate::proto::ws;
 use crate::session::registry::Registry;
@@ -226,10 +227,14 @@ fn start_public(
         let face = Arc::clone(&face);
         let (keep_alive, head_timeout) = (config.listen.keep_alive, config.listen.head_timeout);
         let close_grace = config.upstream.close_grace;
-        let guard = guard::Limits {
-            arrival: config.listen.head_timeout + config.bosh.body_timeout,
-            body_bytes: shared.bosh.body_bytes,
-            stall: config.limits.stall_timeout,
+        let limits = connection::Limits {
+            first_byte: config.listen.head_timeout,
+            keep_alive: config.listen.keep_alive,
+            guard: guard::Limits {
+                arrival: config.listen.head_timeout + config.bosh.body_timeout,
+                body_bytes: shared.bosh.body_bytes,
+                stall: config.limits.stall_timeout,
+            },
         };
         builder = builder.listen(format!("public {address}"), listener, move || {
             let range = ranges.fetch_add(1, Ordering::Relaxed);
@@ -267,13 +272,23 @@ fn start_public(
                 })
                 .upgrade(upgrade)
                 .finish(map_config(app, |()| AppConfig::default()));
-            fn_service(move |socket: TcpStream| async move {
-                let peer = socket.peer_addr().ok();
-                // Without it an answer waits for the acknowledgement of the one before.
-                let _ = socket.set_nodelay(true);
-                Ok::<_, DispatchError>((Guarded::new(socket, guard), Protocol::Http1, peer))
+            let http = Rc::new(http);
+            fn_factory(move || {
+                let http = http.new_service(());
+                async move {
+                    let http = Rc::new(http.await?);
+                    Ok::<_, ()>(fn_service(move |socket: TcpStream| {
+                        let http = Rc::clone(&http);
+                        async move {
+                            let peer = socket.peer_addr().ok();
+                            let io = Io::Tcp(socket);
+                            // Without it an answer waits for the acknowledgement of the one before.
+                            io.set_nodelay();
+                            connection::serve(io, peer, http, limits).await
+                        }
+                    }))
+                }
             })
-            .and_then(http)
         })?;
     }
     let server = builder.run();

@@ -55,7 +55,7 @@
 //!
 //! # Who may import whom
 //!
-//! Downward only: `main → cli → app → http → session → upstream → proto`. [`config`] and
+//! Downward only: `main → cli → app → http → session → upstream → proto`. [`config`], [`io`] and
 //! [`metrics`] are leaves that all but `proto` may import. `app` turns the configuration into plain
 //! numbers for each part.
 //!
@@ -77,6 +77,7 @@ pub mod config;
 #[cfg(feature = "demo")]
 pub mod demo;
 pub mod http;
+pub mod io;
 pub mod metrics;
 pub mod proto;
 pub mod session;

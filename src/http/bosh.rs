@@ -15,20 +15,26 @@
 mod intake;
 mod strangers;
 
+use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use actix_http::ConnectionType;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
-use actix_web::http::{Method, StatusCode};
+use actix_web::http::{Method, StatusCode, Version};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use tokio::sync::oneshot;
+use tokio::sync::oneshot::error::RecvError;
 use tracing::{debug, warn};
 
 use self::intake::{Coding, Failure};
 pub use self::strangers::Strangers;
+use super::connection::Held;
 use super::guard::Watch;
-use crate::metrics::Refusal;
+use crate::metrics::{OpenGuard, Refusal};
 use crate::proto::bosh::body::{self, Body, Unreadable};
 use crate::proto::bosh::{Content, Reply, response};
 use crate::proto::fault::Fault;
@@ -83,6 +89,31 @@ struct Client {
     close: bool,
 }
 
+/// A request that its session has.
+struct Waiting {
+    face: Face,
+    client: Client,
+    answer: oneshot::Receiver<Reply>,
+    _open: OpenGuard,
+}
+
+impl Future for Waiting {
+    type Output = HttpResponse;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<HttpResponse> {
+        let answer = ready!(Pin::new(&mut self.answer).poll(cx));
+        Poll::Ready(self.face.answered(&self.client, answer))
+    }
+}
+
+/// Whether the connection stays open behind this request, and its body is as long on the wire as it
+/// was read: then the answer may be given outside the dispatcher.
+fn may_leave(request: &HttpRequest) -> bool {
+    request.version() == Version::HTTP_11
+        && request.head().connection_type() == ConnectionType::KeepAlive
+        && !request.headers().contains_key(header::TRANSFER_ENCODING)
+}
+
 impl Face {
     /// Answers a request for one of the paths of BOSH.
     pub async fn answer(self, request: HttpRequest, mut payload: web::Payload) -> HttpResponse {
@@ -111,8 +142,9 @@ impl Face {
             }
         }
 
-        let _open = self.worker.shared.metrics.bosh.opened();
+        let open = self.worker.shared.metrics.bosh.opened();
         let limit = self.worker.shared.bosh.body_bytes;
+        let mut watch = None;
         let read = match Coding::of(headers, settings.gzip) {
             None => Err(Failure::Coded),
             Some(_) if intake::announced(headers).is_some_and(|bytes| bytes > limit as u64) => {
@@ -120,12 +152,14 @@ impl Face {
             }
             Some(coding) => {
                 // The head is of no use any more, and the request may be held for a minute.
-                let watch = request.conn_data::<Rc<Watch>>().map(Rc::clone);
+                watch = request.conn_data::<Rc<Watch>>().map(Rc::clone);
+                let may_leave = may_leave(&request);
                 drop(request);
                 let timeout = settings.body_timeout;
                 match intake::read(&mut payload, limit, timeout, clock()).await {
                     Ok(body) => {
-                        watch.iter().for_each(|watch| watch.hold());
+                        let length = may_leave.then_some(body.len());
+                        watch.iter().for_each(|watch| watch.hold(length));
                         coding.decode(body, limit)
                     }
                     Err(failure) => Err(failure),
@@ -141,19 +175,26 @@ impl Face {
             Err(failure) => return self.unread(&client, failure, payload),
         };
         match self.bring(request, client.peer) {
-            Ok(answer) => match answer.await {
-                Ok(reply) => self.reply(&client, reply),
-                Err(_) => {
-                    self.count(&client, Refusal::Dropped);
-                    self.reply(&client, refusal(Fault::Bug))
-                }
-            },
+            Ok(answer) => {
+                Held::new(Waiting { face: self, client, answer, _open: open }, watch).await
+            }
             Err((why, reply)) => {
                 self.count(&client, why);
                 match reply {
                     Some(reply) => self.reply(&client, reply),
                     None => self.later(&client).body(LATER),
                 }
+            }
+        }
+    }
+
+    /// The answer to a request that its session had.
+    fn answered(&self, client: &Client, answer: Result<Reply, RecvError>) -> HttpResponse {
+        match answer {
+            Ok(reply) => self.reply(client, reply),
+            Err(_) => {
+                self.count(client, Refusal::Dropped);
+                self.reply(client, refusal(Fault::Bug))
             }
         }
     }

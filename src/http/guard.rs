@@ -11,8 +11,15 @@
 //!
 //! One timer a connection, which is not moved for each request: what a request puts off is found
 //! out when it fires.
+//!
+//! The dispatcher also keeps two 8-KiB buffers and itself for as long as it has the connection. So
+//! a connection that has been at rest for a moment leaves it ([`REST`]): the dispatcher is told that
+//! the client has gone, and the socket stays behind in the [`Watch`] for
+//! [`connection`](super::connection), together with the answer that is due if a request is held.
+//! That is done only where the dispatcher has nothing else that came from the client: the length
+//! of each request is known to the byte here, or the connection stays where it is.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::future::Future as _;
 use std::io;
 use std::pin::Pin;
@@ -20,14 +27,20 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
+use bytes::{Buf as _, Bytes};
+use memchr::{memchr_iter, memmem};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
+use super::connection::Answering;
+use crate::io::Io;
 use crate::session::timer::clock;
 
 /// Bytes that may be sent behind a request that is held.
-const BEHIND_A_HELD_ONE: usize = 64 * 1024;
+pub(super) const BEHIND_A_HELD_ONE: usize = 64 * 1024;
+/// How long nothing happens before a connection leaves the dispatcher: long enough that a client
+/// which is busy does not pay for a new one with each request.
+const REST: Duration = Duration::from_secs(2);
 /// Bytes of a request beside its body, and of one that is refused and thrown away (WS-44).
 const BESIDE_THE_BODY: usize = 1024 * 1024;
 /// How often the dispatcher looks after a connection on which nothing moves. Each time something
@@ -55,23 +68,88 @@ pub struct Watch {
     /// How many bytes since then, or since it is held.
     received: Cell<usize>,
     held: Cell<bool>,
+    /// The lengths of the requests did not add up to what came, so that it cannot be told any more
+    /// where one begins.
+    astray: Cell<bool>,
+    /// The length of the head of the request that comes, where it is known for certain.
+    head: Cell<Option<usize>>,
+    /// The length of its body, likewise.
+    body: Cell<Option<usize>>,
+    /// Since when the connection could leave the dispatcher.
+    resting: Cell<Option<Instant>>,
+    leaving: Cell<bool>,
+    left: RefCell<Left>,
+}
+
+/// What a connection that left the dispatcher consists of.
+#[derive(Debug, Default)]
+pub struct Left {
+    /// The socket; without one the connection is over.
+    pub socket: Option<Io>,
+    /// The answer that is due, if a request is held.
+    pub answering: Option<Answering>,
 }
 
 impl Watch {
     /// The request has come whole, and its answer may take a while: that is not the client's doing.
-    pub fn hold(&self) {
+    /// `body` is the number of bytes of its body on the wire, where it says so itself and the
+    /// connection is to stay open behind it; only then the answer may be given elsewhere.
+    pub fn hold(&self, body: Option<usize>) {
+        self.body.set(body);
+        self.rest();
         self.held.set(true);
         self.received.set(0);
     }
 
-    fn received(&self, bytes: usize, now: Instant) {
-        self.received.set(self.received.get().saturating_add(bytes));
+    /// The request that has come has no body.
+    pub fn bodyless(&self) {
+        self.body.set(Some(0));
+    }
+
+    /// Whether the connection is leaving the dispatcher: whoever holds a request gives its answer
+    /// to [`Watch::keep`] instead.
+    #[must_use]
+    pub fn is_leaving(&self) -> bool {
+        self.leaving.get()
+    }
+
+    /// Takes what is due.
+    pub fn keep(&self, answering: Answering) {
+        self.left.borrow_mut().answering = Some(answering);
+    }
+
+    /// What has left the dispatcher; to be asked when that is gone.
+    #[must_use]
+    pub fn take_left(&self) -> Left {
+        self.left.take()
+    }
+
+    /// The connection could leave from now on, if nothing is behind the request that has come.
+    fn rest(&self) {
+        let length = self.head.get().zip(self.body.get()).map(|(head, body)| head + body);
+        if length == Some(self.received.get()) && !self.astray.get() {
+            self.resting.set(Some(clock()));
+        }
+    }
+
+    fn received(&self, bytes: &[u8], now: Instant) {
+        self.received.set(self.received.get().saturating_add(bytes.len()));
+        self.resting.set(None);
         if self.begun.get().is_none() {
             self.begun.set(Some(now));
+            self.body.set(None);
+            self.head.set(head_length(bytes));
         }
     }
 
     fn answered(&self) {
+        if self.resting.get().is_some() {
+            // It was held, and nothing has come meanwhile.
+            self.resting.set(Some(clock()));
+        } else {
+            self.rest();
+        }
+        self.astray.set(self.astray.get() || self.resting.get().is_none());
         self.begun.set(None);
         self.received.set(0);
         self.held.set(false);
@@ -83,6 +161,10 @@ impl Watch {
         self.received.get() > most
     }
 
+    fn rested(&self) -> Option<Instant> {
+        self.resting.get().map(|since| since + REST)
+    }
+
     fn deadline(&self, limits: &Limits) -> Option<Instant> {
         let begun = self.begun.get().filter(|_| !self.held.get())?;
         let earned = Duration::from_secs(self.received.get() as u64 / BYTES_PER_SECOND);
@@ -90,10 +172,21 @@ impl Watch {
     }
 }
 
+/// The length of a request's head, if `bytes` begin with one that is whole and whose lines end as
+/// RFC 9112 §2.2 has it. A head that is understood in other ways, too, has no length here.
+fn head_length(bytes: &[u8]) -> Option<usize> {
+    let length = memmem::find(bytes, b"\r\n\r\n")? + 4;
+    let mut feeds = memchr_iter(b'\n', &bytes[..length]);
+    feeds.all(|at| at > 0 && bytes[at - 1] == b'\r').then_some(length)
+}
+
 /// A client's socket.
 #[derive(Debug)]
 pub struct Guarded {
-    io: TcpStream,
+    /// There until this is dropped.
+    io: Option<Io>,
+    /// What was read of it before, and is given out first.
+    early: Bytes,
     limits: Limits,
     watch: Rc<Watch>,
     /// Since when the socket takes nothing.
@@ -106,11 +199,19 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// A socket under these limits.
+    /// A socket under these limits; `early` was read from it already.
     #[must_use]
-    pub fn new(io: TcpStream, limits: Limits) -> Self {
-        let watch = Rc::default();
-        Self { io, limits, watch, blocked: None, wrote: false, in_vain: 0, sleep: None }
+    pub fn new(io: Io, early: Bytes, limits: Limits) -> Self {
+        Self {
+            io: Some(io),
+            early,
+            limits,
+            watch: Rc::default(),
+            blocked: None,
+            wrote: false,
+            in_vain: 0,
+            sleep: None,
+        }
     }
 
     /// What is known of its requests.
@@ -119,10 +220,12 @@ impl Guarded {
         Rc::clone(&self.watch)
     }
 
-    /// The socket itself, for one who watches it better.
+    /// The socket itself, for one who watches it better, and what was read of it and not given
+    /// out. `None` once it has left.
     #[must_use]
-    pub fn into_inner(self) -> TcpStream {
-        self.io
+    pub fn into_inner(mut self) -> Option<(Io, Bytes)> {
+        self.watch.leaving.set(false);
+        self.io.take().map(|io| (io, std::mem::take(&mut self.early)))
     }
 
     fn count_in_vain(&mut self) -> io::Result<()> {
@@ -132,7 +235,12 @@ impl Guarded {
 
     fn deadline(&self) -> Option<Instant> {
         let blocked = self.blocked.map(|since| since + self.limits.stall);
-        self.watch.deadline(&self.limits).into_iter().chain(blocked).min()
+        self.watch
+            .deadline(&self.limits)
+            .into_iter()
+            .chain(blocked)
+            .chain(self.watch.rested())
+            .min()
     }
 
     /// An error once a deadline has passed; the timer is left running for the next one.
@@ -149,9 +257,26 @@ impl Guarded {
                 return Ok(());
             }
             self.sleep = None;
-            if self.deadline().is_some_and(|at| at <= clock()) {
+            let now = clock();
+            let late = |at: Option<Instant>| at.is_some_and(|at| at <= now);
+            if late(self.watch.deadline(&self.limits))
+                || late(self.blocked.map(|since| since + self.limits.stall))
+            {
                 return Err(io::ErrorKind::TimedOut.into());
             }
+            // Not in the middle of an answer.
+            if late(self.watch.rested()) && self.blocked.is_none() {
+                self.watch.leaving.set(true);
+                return Ok(());
+            }
+        }
+    }
+}
+
+impl Drop for Guarded {
+    fn drop(&mut self) {
+        if self.watch.leaving.get() {
+            self.watch.left.borrow_mut().socket = self.io.take();
         }
     }
 }
@@ -163,10 +288,22 @@ impl AsyncRead for Guarded {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.watch.leaving.get() {
+            // To the dispatcher the client has gone.
+            return Poll::Ready(Ok(()));
+        }
+        let Some(io) = &mut this.io else { return Poll::Ready(Ok(())) };
         let before = buf.filled().len();
-        let read = Pin::new(&mut this.io).poll_read(cx, buf);
-        let bytes = buf.filled().len() - before;
-        if bytes > 0 {
+        let read = if this.early.is_empty() {
+            Pin::new(io).poll_read(cx, buf)
+        } else {
+            let bytes = this.early.len().min(buf.remaining());
+            buf.put_slice(&this.early[..bytes]);
+            this.early.advance(bytes);
+            Poll::Ready(Ok(()))
+        };
+        let bytes = &buf.filled()[before..];
+        if !bytes.is_empty() {
             this.in_vain = 0;
             this.watch.received(bytes, clock());
             if this.watch.is_too_much(&this.limits) {
@@ -175,6 +312,9 @@ impl AsyncRead for Guarded {
         }
         if let Err(error) = this.in_time(cx) {
             return Poll::Ready(Err(error));
+        }
+        if this.watch.leaving.get() && read.is_pending() {
+            return Poll::Ready(Ok(()));
         }
         read
     }
@@ -187,7 +327,10 @@ impl AsyncWrite for Guarded {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
-        let written = Pin::new(&mut this.io).poll_write(cx, bytes);
+        let Some(io) = &mut this.io else {
+            return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
+        };
+        let written = Pin::new(io).poll_write(cx, bytes);
         if written.is_pending() {
             this.blocked.get_or_insert_with(clock);
             this.count_in_vain()?;
@@ -205,7 +348,9 @@ impl AsyncWrite for Guarded {
     /// The dispatcher flushes whenever it has looked after the connection, and all it had to say was
     /// written: if that was something, nothing is owed any more.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        ready!(Pin::new(&mut self.io).poll_flush(cx))?;
+        if let Some(io) = &mut self.io {
+            ready!(Pin::new(io).poll_flush(cx))?;
+        }
         if std::mem::take(&mut self.wrote) {
             self.watch.answered();
         } else if self.watch.held.get() {
@@ -215,6 +360,11 @@ impl AsyncWrite for Guarded {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.io).poll_shutdown(cx)
+        let this = &mut *self;
+        match &mut this.io {
+            Some(io) if !this.watch.leaving.get() => Pin::new(io).poll_shutdown(cx),
+            // It lives on elsewhere.
+            _ => Poll::Ready(Ok(())),
+        }
     }
 }

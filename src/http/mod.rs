@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod bosh;
+pub mod connection;
 pub mod guard;
 pub mod ws;
 
@@ -13,9 +14,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
 
+use self::guard::Watch;
 use crate::proto::handshake::{self, Answer, Verdict, Version};
 
 /// What is served where on the public listener.
@@ -78,6 +80,9 @@ pub fn configure(routes: Rc<Routes>, face: bosh::Face) -> impl FnOnce(&mut web::
     move |app| {
         app.default_service(web::to(move |request: HttpRequest, payload: web::Payload| {
             let (routes, face) = (Rc::clone(&routes), face.clone());
+            if is_bodyless(&request) {
+                request.conn_data::<Rc<Watch>>().into_iter().for_each(|watch| watch.bodyless());
+            }
             async move {
                 if routes.is_bosh(request.path(), request.method().as_str()) {
                     face.answer(request, payload).await
@@ -87,6 +92,13 @@ pub fn configure(routes: Rc<Routes>, face: bosh::Face) -> impl FnOnce(&mut web::
             }
         }));
     }
+}
+
+/// Whether a request is over with its head (RFC 9112 §6.3).
+fn is_bodyless(request: &HttpRequest) -> bool {
+    let headers = request.headers();
+    !headers.contains_key(header::CONTENT_LENGTH)
+        && !headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 fn plain(routes: &Routes, request: &HttpRequest) -> HttpResponse {

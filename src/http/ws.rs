@@ -14,11 +14,11 @@ use std::time::Duration;
 use actix_codec::Framed;
 use actix_http::{HttpMessage as _, Request, h1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
 use tracing::{debug, info_span, warn};
 
 use super::guard::Guarded;
 use super::{Judged, Routes, version};
+use crate::io::Io;
 use crate::metrics::Upgrade;
 use crate::proto::handshake::{self, Verdict};
 use crate::session::run::Run;
@@ -64,10 +64,11 @@ impl Hook {
             .map(str::to_owned);
         drop(request);
         let parts = framed.into_parts();
-        let early = parts.read_buf.to_vec();
+        let mut early = parts.read_buf.to_vec();
         // Answers to requests that were pipelined before this one, if the socket was full.
         let mut answer = parts.write_buf.to_vec();
-        let socket = parts.io.into_inner();
+        let Some((socket, behind)) = parts.io.into_inner() else { return Ok(()) };
+        early.extend_from_slice(&behind);
         // The session must not keep the dispatcher's buffers alive.
         drop((parts.codec, parts.read_buf, parts.write_buf));
 
@@ -117,17 +118,16 @@ impl Hook {
 
     async fn start(
         &self,
-        mut socket: TcpStream,
+        mut socket: Io,
         answer: &[u8],
         early: Vec<u8>,
         permit: crate::session::worker::Permit,
         peer: Option<SocketAddr>,
     ) -> Result<(), actix_http::Error> {
         // Ninety-odd bytes into an empty socket buffer: this does not wait.
-        if tokio::time::timeout(REFUSAL_PATIENCE, socket.write_all(answer)).await.is_err() {
+        if tokio::time::timeout(REFUSAL_PATIENCE, tell(&mut socket, answer)).await.is_err() {
             return Ok(());
         }
-        let _ = socket.set_nodelay(true);
         let id = self.worker.next_id();
         let span = info_span!(
             parent: None,
@@ -143,8 +143,14 @@ impl Hook {
     }
 }
 
+/// Writes it, through TLS's buffers too.
+async fn tell(socket: &mut Io, text: &[u8]) -> io::Result<()> {
+    socket.write_all(text).await?;
+    socket.flush().await
+}
+
 /// Writes a refusal and waits for the client to read it.
-async fn refuse(mut socket: TcpStream, answer: Vec<u8>) -> io::Result<()> {
+async fn refuse(mut socket: Io, answer: Vec<u8>) -> io::Result<()> {
     socket.write_all(&answer).await?;
     socket.shutdown().await?;
     // Closing with unread input would reset the connection before the answer is read.

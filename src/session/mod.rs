@@ -7,7 +7,7 @@
 //! accepted at all is `http`; how the server is reached is `upstream`.
 
 pub mod bosh;
-mod link;
+pub(crate) mod link;
 mod pending;
 pub mod registry;
 pub mod run;

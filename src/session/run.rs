@@ -12,7 +12,6 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
-use tokio::net::TcpStream;
 use tokio::time::Sleep;
 use tracing::{Span, debug};
 
@@ -20,6 +19,7 @@ use super::link::{Machine, ServerLink, read_some};
 use super::pending::Pending;
 use super::timer::{arm, clock};
 use super::worker::{Buffers, Permit, READ_CHUNK, Worker};
+use crate::io::Io;
 use crate::metrics::{Transport, Upgrade};
 use crate::proto::fault::Fault;
 use crate::proto::stream::ServerSide;
@@ -35,7 +35,7 @@ pub(super) const TURNS: u32 = 16;
 pub struct Run {
     worker: Rc<Worker>,
     machine: Session,
-    client: Option<TcpStream>,
+    client: Option<Io>,
     link: ServerLink,
     to_client: Pending,
     /// Input the machine had no room for, or that came before it wanted any.
@@ -60,7 +60,7 @@ impl Run {
     /// upgrade request.
     pub fn new(
         worker: Rc<Worker>,
-        client: TcpStream,
+        client: Io,
         early: Vec<u8>,
         permit: Permit,
         span: Span,

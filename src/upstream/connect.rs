@@ -13,9 +13,9 @@ use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 
 use super::fault::{Attempt, ConnectFault, Reason};
-use super::io::Io;
 use super::resolve::{Host, Place, Reach, Target, configured};
 use super::{Inner, OpenRequest, TlsUse, Way};
+use crate::io::Io;
 use crate::proto::c2s::{self, Negotiation, Refusal, Step, TlsMode};
 use crate::proto::domain::Domain;
 use crate::proto::item::StreamHeader;

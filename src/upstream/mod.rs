@@ -6,7 +6,6 @@
 
 mod connect;
 mod fault;
-mod io;
 mod resolve;
 mod tls;
 
@@ -19,8 +18,8 @@ use std::time::Duration;
 
 pub use self::connect::Established;
 pub use self::fault::{Blame, ConnectFault, Reason};
-pub use self::io::Io;
 pub use self::tls::{CertificateFault, CertificateProblem, ClientCertificate, Trust};
+pub use crate::io::Io;
 pub use crate::proto::c2s::OpenRequest;
 
 use self::resolve::{Reach, Resolver};

@@ -25,7 +25,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::SettingsError;
 use super::fault::Reason;
-use super::io::Io;
+use crate::io::Io;
 use crate::proto::domain::Domain;
 
 /// Which server certificates are believed.
@@ -72,7 +72,7 @@ impl Tls {
         };
         let config = if direct { &self.direct } else { &self.starttls };
         match TlsConnector::from(Arc::clone(config)).connect(name, io).await {
-            Ok(stream) => Ok(Io::Tls(Box::new(stream))),
+            Ok(stream) => Ok(Io::Tls(Box::new(stream.into()))),
             Err(error) => Err(explain(error)),
         }
     }

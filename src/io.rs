@@ -1,7 +1,8 @@
-//! The byte stream below a c2s stream: TCP, a Unix socket, or TLS over either.
+//! The byte stream below a client's or a server's connection: TCP, a Unix socket, or TLS over
+//! either.
 //!
 //! One enum instead of a boxed trait object, so that a plain connection costs no allocation and no
-//! indirect call. What runs over it is none of its business.
+//! indirect call. What runs over it is none of its business, nor which end of it we are.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -9,9 +10,9 @@ use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio_rustls::client::TlsStream;
+use tokio_rustls::TlsStream;
 
-/// A connection to an XMPP server. After writing over TLS, flush: records may wait in its buffer.
+/// A connection to a peer. After writing over TLS, flush: records may wait in its buffer.
 pub enum Io {
     /// Plain TCP, TCP_NODELAY set.
     Tcp(TcpStream),
@@ -25,6 +26,13 @@ impl Io {
     /// Whether the bytes are encrypted.
     pub fn is_secure(&self) -> bool {
         matches!(self, Self::Tls(_))
+    }
+
+    /// Has small writes leave at once; a Unix socket does that anyway.
+    pub(crate) fn set_nodelay(&self) {
+        if let Self::Tcp(socket) = self {
+            let _ = socket.set_nodelay(true);
+        }
     }
 }
 
