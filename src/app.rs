@@ -273,18 +273,20 @@ fn start_public(
                 .upgrade(upgrade)
                 .finish(map_config(app, |()| AppConfig::default()));
             let http = Rc::new(http);
+            let metrics = Arc::clone(&shared.metrics);
             fn_factory(move || {
                 let http = http.new_service(());
+                let metrics = Arc::clone(&metrics);
                 async move {
                     let http = Rc::new(http.await?);
                     Ok::<_, ()>(fn_service(move |socket: TcpStream| {
-                        let http = Rc::clone(&http);
+                        let (http, metrics) = (Rc::clone(&http), Arc::clone(&metrics));
                         async move {
                             let peer = socket.peer_addr().ok();
                             let io = Io::Tcp(socket);
                             // Without it an answer waits for the acknowledgement of the one before.
                             io.set_nodelay();
-                            connection::serve(io, peer, http, limits).await
+                            connection::serve(io, peer, http, limits, &metrics.http).await
                         }
                     }))
                 }

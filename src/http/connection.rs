@@ -30,6 +30,7 @@ use tokio::time::timeout;
 
 use super::guard::{self, BEHIND_A_HELD_ONE, Guarded, Watch};
 use crate::io::Io;
+use crate::metrics::{Connection, HttpMetrics};
 use crate::session::link::read_some;
 
 /// What a connection may cost.
@@ -106,10 +107,12 @@ pub async fn serve<S>(
     peer: Option<SocketAddr>,
     http: Rc<S>,
     limits: Limits,
+    metrics: &HttpMetrics,
 ) -> Result<(), DispatchError>
 where
     S: Service<(Guarded, Protocol, Option<SocketAddr>), Response = (), Error = DispatchError>,
 {
+    let mut state = metrics.opened();
     let mut early = Bytes::new();
     let mut patience = limits.first_byte;
     loop {
@@ -119,6 +122,7 @@ where
                 _ => return Ok(()),
             };
         }
+        state.enter(Connection::Active);
         patience = limits.keep_alive;
         let guarded = Guarded::new(io, std::mem::take(&mut early), limits.guard);
         let watch = guarded.watch();
@@ -128,11 +132,13 @@ where
         let Some(socket) = left.socket else { return Ok(()) };
         io = socket;
         if let Some(answering) = left.answering {
+            state.enter(Connection::Held);
             match held(&mut io, answering, limits.guard.stall).await {
                 Some(behind) => early = behind,
                 None => return Ok(()),
             }
         }
+        state.enter(Connection::Resting);
     }
 }
 

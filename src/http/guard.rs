@@ -252,9 +252,16 @@ impl Guarded {
                 continue;
             };
             if sleep.as_mut().poll(cx).is_pending() {
-                // A deadline that comes sooner than the timer is that much later noticed, which
-                // is less than another `arrival` or `stall`.
-                return Ok(());
+                // The others would only be noticed that much later, which is less than another
+                // `arrival` or `stall`.
+                let Some(at) = self.watch.rested().filter(|&at| at < sleep.deadline().into_std())
+                else {
+                    return Ok(());
+                };
+                sleep.as_mut().reset(at.into());
+                if sleep.as_mut().poll(cx).is_pending() {
+                    return Ok(());
+                }
             }
             self.sleep = None;
             let now = clock();
@@ -355,6 +362,13 @@ impl AsyncWrite for Guarded {
             self.watch.answered();
         } else if self.watch.held.get() {
             self.count_in_vain()?;
+        }
+        // What has changed since the dispatcher read may be due sooner.
+        if self.watch.resting.get().is_some() && !self.watch.leaving.get() {
+            self.in_time(cx)?;
+            if self.watch.leaving.get() {
+                cx.waker().wake_by_ref();
+            }
         }
         Poll::Ready(Ok(()))
     }
