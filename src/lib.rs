@@ -68,8 +68,9 @@
 //! The idle session is the unit of cost. A connection that stays in actix's HTTP dispatcher keeps
 //! two 8-KiB buffers for life, so [`http::ws`] takes the socket out of it. Idle, a session is the
 //! machine, two sockets and a timer entry; buffers exist while something is incomplete, and
-//! negotiation with the server leaves nothing behind. A held BOSH request has to stay in the
-//! dispatcher, which makes ten times as much of an idle session.
+//! negotiation with the server leaves nothing behind. An HTTP connection at rest, a held BOSH
+//! request included, leaves the dispatcher too ([`http::connection`]), and comes back to it with
+//! its next byte.
 
 pub mod app;
 pub mod cli;

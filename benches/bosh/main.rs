@@ -262,7 +262,7 @@ fn settled_memory(target: &Target) -> anyhow::Result<Memory> {
         let now = target.memory()?;
         alike = if now.rss.abs_diff(last.rss) * 500 <= now.rss { alike + 1 } else { 0 };
         last = now;
-        if alike == 4 {
+        if alike == SETTLED {
             break;
         }
     }
@@ -288,5 +288,8 @@ const IDLE_ECHOES: usize = 10;
 /// How many of the idle sessions talk at a time.
 const IDLE_CONCURRENCY: usize = 100;
 const CPU_SESSIONS: usize = 50;
-/// Looks, a quarter of a second apart, until memory that does not settle is taken as it is.
-const SETTLING: usize = 40;
+/// Looks, a quarter of a second apart, that find the same memory: longer than a connection is kept
+/// ready for another request.
+const SETTLED: usize = 14;
+/// Looks until memory that does not settle is taken as it is.
+const SETTLING: usize = 80;

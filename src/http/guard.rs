@@ -382,3 +382,93 @@ impl AsyncWrite for Guarded {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GET: &[u8] = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n";
+    const POST: &[u8] = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\nabc";
+
+    /// RFC 9112 §2.2: a head that ends in one way only.
+    #[test]
+    fn heads_have_a_length_only_when_it_is_certain() {
+        assert_eq!(head_length(GET), Some(GET.len()));
+        assert_eq!(head_length(POST), Some(POST.len() - 3));
+        for uncertain in [
+            &b"GET / HTTP/1.1\r\nHost: x\r\n"[..],
+            b"GET / HTTP/1.1\nHost: x\n\n",
+            b"POST / HTTP/1.1\nContent-Length: 9\n\nabc\r\n\r\n",
+            b"\nGET / HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"",
+        ] {
+            assert_eq!(head_length(uncertain), None, "{:?}", String::from_utf8_lossy(uncertain));
+        }
+    }
+
+    fn watch(parts: &[&[u8]]) -> Watch {
+        let watch = Watch::default();
+        parts.iter().for_each(|part| watch.received(part, clock()));
+        watch
+    }
+
+    /// A request with nothing behind it is a rest when it is held, and when it was answered.
+    #[test]
+    fn whole_requests_are_a_rest() {
+        let held = watch(&[POST]);
+        assert!(held.rested().is_none());
+        held.hold(Some(3));
+        assert!(held.rested().is_some());
+        held.answered();
+        assert!(held.rested().is_some() && !held.astray.get());
+        held.received(GET, clock());
+        assert!(held.rested().is_none(), "there is a request");
+        held.bodyless();
+        held.answered();
+        assert!(held.rested().is_some());
+        let (first, second) = POST.split_at(POST.len() - 2);
+        let pieces = watch(&[first, second]);
+        pieces.hold(Some(3));
+        assert!(pieces.rested().is_some());
+    }
+
+    /// Where it is not certain that nothing is behind a request, a connection never leaves: also
+    /// when a later request would be.
+    #[test]
+    fn uncertain_requests_are_no_rest() {
+        let behind = [POST, b"P"].concat();
+        // More than the body, less than the body, a body of unknown length, a head in pieces.
+        for (parts, body) in [
+            (&[&behind[..]][..], Some(3)),
+            (&[POST], Some(4)),
+            (&[POST], None),
+            (&[&POST[..20], &POST[20..]], Some(3)),
+        ] {
+            let watch = watch(parts);
+            watch.hold(body);
+            assert!(watch.rested().is_none(), "{parts:?}");
+            watch.answered();
+            watch.received(POST, clock());
+            watch.hold(Some(3));
+            watch.answered();
+            assert!(watch.rested().is_none(), "{parts:?}");
+        }
+        // A later request came while it was held.
+        let overtaken = watch(&[POST]);
+        overtaken.hold(Some(3));
+        overtaken.received(GET, clock());
+        assert!(overtaken.rested().is_none());
+        overtaken.answered();
+        assert!(overtaken.rested().is_none());
+        // The client was told to go on: its body is still to come (RFC 9110 §10.1.1).
+        let expecting = watch(&[&POST[..POST.len() - 3]]);
+        expecting.answered();
+        assert!(expecting.rested().is_none());
+        // The answer came before the body.
+        let refused = watch(&[&POST[..POST.len() - 3]]);
+        refused.answered();
+        refused.received(b"abc", clock());
+        refused.answered();
+        assert!(refused.rested().is_none());
+    }
+}
