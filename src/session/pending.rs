@@ -1,5 +1,6 @@
 //! Bytes that wait for a slow socket.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -7,11 +8,18 @@ use std::time::Instant;
 
 use tokio::io::AsyncWrite;
 
+/// Room made for what comes behind bytes that wait already, which are then not moved: small pieces
+/// share it, and what the peer has taken of it is given back.
+const SEGMENT: usize = 16 * 1024;
+
 /// Bytes a socket did not take yet, and whether its write side was ended.
 #[derive(Default)]
 pub(crate) struct Pending {
-    bytes: Vec<u8>,
+    /// None is empty.
+    segments: VecDeque<Vec<u8>>,
+    /// How much of the first was taken.
     at: usize,
+    len: usize,
     /// Since when not one byte was taken.
     pub(crate) since: Option<Instant>,
     /// The transport holds bytes of its own (TLS).
@@ -21,11 +29,11 @@ pub(crate) struct Pending {
 
 impl Pending {
     pub(crate) fn is_empty(&self) -> bool {
-        self.at == self.bytes.len() && !self.unflushed
+        self.len == 0 && !self.unflushed
     }
 
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len() - self.at
+        self.len
     }
 
     /// Writes what waits, then `fresh`; what is left of both waits. An error is the peer's end.
@@ -36,31 +44,22 @@ impl Pending {
         now: Instant,
         cx: &mut Context<'_>,
     ) -> io::Result<()> {
-        if self.at < self.bytes.len() {
-            let taken = write_some(io, &self.bytes[self.at..], cx)?;
+        while let Some(first) = self.segments.front() {
+            let taken = write_some(io, &first[self.at..], cx)?;
+            let is_gone = self.at + taken == first.len();
+            self.len -= taken;
             self.at += taken;
-            if taken > 0 {
-                self.since = Some(now);
-                self.unflushed = true;
+            self.took(taken, now);
+            if !is_gone {
+                break;
             }
-        }
-        if self.at == self.bytes.len() {
-            let taken = write_some(io, fresh, cx)?;
-            if taken > 0 {
-                self.since = Some(now);
-                self.unflushed = true;
-            }
-            // All gone is the common case: nothing is copied and nothing kept.
-            self.bytes = fresh[taken..].to_vec();
+            self.segments.pop_front();
             self.at = 0;
-        } else {
-            // Not at every write: a client that takes little at a time would have all of it moved.
-            if self.at >= self.bytes.len() / 2 {
-                self.bytes.drain(..self.at);
-                self.at = 0;
-            }
-            self.bytes.extend_from_slice(fresh);
         }
+        // All gone is the common case: nothing is copied and nothing kept.
+        let taken = if self.len == 0 { write_some(io, fresh, cx)? } else { 0 };
+        self.took(taken, now);
+        self.push(&fresh[taken..]);
         fresh.clear();
         if self.unflushed {
             match Pin::new(io).poll_flush(cx) {
@@ -73,6 +72,33 @@ impl Pending {
         }
         self.since = if self.is_empty() { None } else { self.since.or(Some(now)) };
         Ok(())
+    }
+
+    fn took(&mut self, bytes: usize, now: Instant) {
+        if bytes > 0 {
+            self.since = Some(now);
+            self.unflushed = true;
+        }
+    }
+
+    fn push(&mut self, mut bytes: &[u8]) {
+        self.len += bytes.len();
+        if let Some(last) = self.segments.back_mut() {
+            let (fits, rest) = bytes.split_at(bytes.len().min(last.capacity() - last.len()));
+            last.extend_from_slice(fits);
+            bytes = rest;
+        }
+        if bytes.is_empty() {
+            // What nothing waits in shall cost nothing.
+            if self.segments.is_empty() {
+                self.segments = VecDeque::new();
+            }
+            return;
+        }
+        let least = if self.segments.is_empty() { 0 } else { SEGMENT };
+        let mut segment = Vec::with_capacity(bytes.len().max(least));
+        segment.extend_from_slice(bytes);
+        self.segments.push_back(segment);
     }
 
     /// Ends the write side, once; true when that is done. Nothing may wait.
@@ -147,12 +173,14 @@ mod tests {
             pending.write(&mut io, &mut chunk.to_vec(), clock(), &mut cx).unwrap();
             pending.write(&mut io, &mut Vec::new(), clock(), &mut cx).unwrap();
             assert_eq!(io.0.len() + pending.len(), usize::from(chunk[15]) + 1);
-            assert!(pending.bytes.len() <= 2 * pending.len() + 16, "what was taken is let go");
+            let kept: usize = pending.segments.iter().map(Vec::capacity).sum();
+            assert!(kept <= pending.len() + SEGMENT + 16, "what was taken is let go");
         }
         while !pending.is_empty() {
             pending.write(&mut io, &mut Vec::new(), clock(), &mut cx).unwrap();
         }
         assert_eq!(io.0, all);
         assert_eq!(pending.since, None);
+        assert_eq!(pending.segments.capacity(), 0, "empty, it holds nothing");
     }
 }
