@@ -1,7 +1,10 @@
-//! Builds everything once, top to bottom; starts the servers; drains on a signal.
+//! Builds everything once, top to bottom; starts the servers; reloads and drains on signals.
 
 #[cfg(feature = "demo")]
 pub mod demo;
+mod notify;
+mod reload;
+mod signals;
 
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
@@ -15,39 +18,45 @@ use actix_web::dev::AppConfig;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
 use tokio::net::TcpStream;
-use tokio::signal::unix::{SignalKind, signal};
 use tracing::{debug, info, warn};
 
-use crate::config::Config;
+use self::signals::{Signal, Signals};
+use crate::config::{Config, ConfigError};
 use crate::http::admin::Admin;
-use crate::http::bosh::Face;
 use crate::http::connection;
-use crate::http::guard::{self, Guarded};
+use crate::http::guard::Guarded;
 use crate::http::ws::Hook;
-use crate::http::{self, Routes};
+use crate::http::{self, Current, Live, Routes};
 use crate::io::Io;
 use crate::metrics::Metrics;
 use crate::proto::ws;
 use crate::session::registry::Registry;
-use crate::session::worker::{Sessions, Shared, Worker};
+use crate::session::timer::clock;
+use crate::session::worker::{self, Drain, Sessions, Shared, Worker};
 use crate::upstream::Connector;
 
 /// How long requests without a session may take to be answered when all sessions have ended: a body
 /// that is still coming in has no claim to more.
 const ANSWER_PATIENCE: Duration = Duration::from_secs(2);
 
+/// Reads the configuration again: the same file, environment and flags as at the start.
+pub type Load = Box<dyn Fn() -> Result<Config, ConfigError>>;
+
 /// Runs the gateway until a signal has ended it. Returns once every session is over, or when
-/// `drain.timeout` has passed.
+/// `drain.timeout` has passed. On SIGHUP `load` gives the configuration for all that begins then.
 ///
 /// # Errors
 /// A listener that cannot be bound, certificates that cannot be loaded, a runtime that cannot be
 /// started. Configuration errors have been told before this is called.
-pub fn run(config: Config) -> anyhow::Result<()> {
+pub fn run(config: Config, load: Load) -> anyhow::Result<()> {
     raise_file_limit(config.limits.sessions);
     actix_rt::System::new().block_on(async {
         let mut signals = Signals::new().context("listening for signals")?;
         let sockets = Sockets::bind(&config)?;
-        Gateway::start(&config, sockets, None)?.run(&mut signals).await;
+        let gateway = Gateway::start(config, sockets, None)?;
+        notify::ready();
+        notify::watchdog();
+        gateway.run(&mut signals, Some(load)).await;
         Ok(())
     })
 }
@@ -90,54 +99,52 @@ struct Gateway {
     admin: Option<Running>,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
-    drain_timeout: Duration,
+    /// What a reload replaces.
+    current: Arc<Current>,
+    /// The configuration in force.
+    config: Config,
 }
 
 impl Gateway {
     /// Builds it and begins to serve; to be called on an actix system.
-    fn start(config: &Config, sockets: Sockets, extra: Option<Extra>) -> anyhow::Result<Self> {
+    fn start(config: Config, sockets: Sockets, extra: Option<Extra>) -> anyhow::Result<Self> {
         let metrics = Metrics::register().context("registering the metrics")?;
-        let connector = Connector::new(convert::upstream(config))
-            .context("preparing the connections to the XMPP servers")?;
-        metrics
-            .unverified_routes
-            .set(i64::try_from(connector.unverified_routes()).unwrap_or(i64::MAX));
+        let live = live(&config)?;
+        reload::note(&metrics, &live);
         let sessions =
             Arc::new(Sessions::new(config.limits.sessions, config.limits.sessions_per_address));
         let shared = Shared {
             metrics: Arc::clone(&metrics),
-            connector,
-            settings: Arc::new(convert::websocket(config)),
-            bosh: Arc::new(convert::bosh(config)),
             registry: Arc::new(
                 Registry::new(config.limits.sessions).context("drawing the tag of this process")?,
             ),
-            stall_timeout: config.limits.stall_timeout,
             sessions: Arc::clone(&sessions),
         };
-        let routes = Routes::new(&config.ws.paths, &config.bosh.paths, convert::handshake(config));
+        let current = Arc::new(Current::new(live));
         let admin = match sockets.admin {
             Some(listener) => {
                 Some(start_admin(listener, Arc::clone(&metrics), Arc::clone(&sessions))?)
             }
             None => None,
         };
-        let public = start_public(config, sockets.public, &shared, &routes, extra)?;
-        Ok(Self { public, admin, sessions, metrics, drain_timeout: config.drain.timeout })
+        let public = start_public(&config, sockets.public, &shared, &current, extra)?;
+        Ok(Self { public, admin, sessions, metrics, current, config })
     }
 
-    /// Serves until a signal, then drains. A second signal ends the draining.
-    async fn run(self, signals: &mut Signals) {
-        let cause = signals.next().await;
+    /// Serves until a signal, then drains. A second signal ends the draining. SIGHUP reloads the
+    /// configuration if it can be loaded again, and else is a signal like the others.
+    async fn run(mut self, signals: &mut Signals, load: Option<Load>) {
+        let cause = loop {
+            match (signals.next().await, &load) {
+                (Signal::Hangup, Some(load)) => self.reload(load),
+                (signal, _) => break signal.name(),
+            }
+        };
+        notify::stopping(self.config.drain.timeout + ANSWER_PATIENCE);
         info!(signal = cause, sessions = self.sessions.open(), "draining");
-        let handle = self.public.handle();
-        // What is in an accepted connection is refused by `admit`.
-        handle.pause().await;
-        self.public.refuse_connections();
-        self.sessions.drain();
         let ended = tokio::select! {
-            ended = until(self.drain_timeout, || self.sessions.open() == 0) => ended,
-            cause = signals.next() => {
+            ended = self.drain() => ended,
+            cause = signals.end() => {
                 warn!(signal = cause, "second signal: not waiting for the sessions");
                 false
             }
@@ -147,12 +154,55 @@ impl Gateway {
         }
         // What ended the BOSH sessions is on its way to their clients.
         until(ANSWER_PATIENCE, || self.metrics.bosh.open.get() <= 0).await;
-        handle.stop(false).await;
+        self.public.stop(false).await;
         if let Some(admin) = self.admin {
             admin.stop(false).await;
         }
         info!("stopped");
     }
+
+    /// Ends all sessions; false if some are left at the end of `drain.timeout`.
+    ///
+    /// Until the window has passed connections are taken: requests of BOSH sessions come over new
+    /// ones, too, and whoever opens a stream is told where to go. A new session is refused.
+    async fn drain(&self) -> bool {
+        let crate::config::Drain { timeout, window, .. } = self.config.drain;
+        let drain = Drain { begun: clock(), window };
+        let none_open = || self.sessions.open() == 0;
+        if window.is_zero() {
+            // First, so that what is in an accepted connection is all that `admit` has to refuse.
+            self.close_listeners().await;
+            self.sessions.drain(drain);
+        } else {
+            self.sessions.drain(drain);
+            until(window, none_open).await;
+            self.close_listeners().await;
+        }
+        until(timeout.saturating_sub(window), none_open).await
+    }
+
+    async fn close_listeners(&self) {
+        self.public.handle().pause().await;
+        self.public.refuse_connections();
+    }
+}
+
+/// What the configuration makes of all that begins from now on. Whatever can go wrong with a
+/// configuration that was checked goes wrong here, where nothing has changed yet.
+fn live(config: &Config) -> anyhow::Result<Live> {
+    let connector = Connector::new(convert::upstream(config))
+        .context("preparing the connections to the XMPP servers")?;
+    Ok(Live {
+        routes: Routes::new(&config.ws.paths, &config.bosh.paths, convert::handshake(config)),
+        face: Arc::new(convert::face(config)),
+        connection: convert::connection(config),
+        sessions: Arc::new(worker::Live {
+            connector,
+            settings: Arc::new(convert::websocket(config)),
+            bosh: Arc::new(convert::bosh(config)),
+            stall_timeout: config.limits.stall_timeout,
+        }),
+    })
 }
 
 /// Waits until it is so; false if `timeout` passed first.
@@ -202,7 +252,7 @@ fn start_public(
     config: &Config,
     sockets: Vec<TcpListener>,
     shared: &Shared,
-    routes: &Routes,
+    current: &Arc<Current>,
     extra: Option<Extra>,
 ) -> anyhow::Result<Running> {
     let workers = config
@@ -216,37 +266,25 @@ fn start_public(
         .disable_signals();
     // Every worker numbers its sessions from a range of its own.
     let ranges = Arc::new(AtomicU64::new(1));
-    let face = Arc::new(convert::face(config));
     let mut listeners = Vec::new();
     for listener in sockets {
         listeners.push(listener.try_clone().context("sharing a listener")?);
         let address = listener.local_addr().context("naming a listener")?;
         info!(%address, "listening");
-        let (shared, routes) = (shared.clone(), routes.clone());
+        let (shared, current) = (shared.clone(), Arc::clone(current));
         let (ranges, extra) = (Arc::clone(&ranges), extra.clone());
-        let face = Arc::clone(&face);
         let (keep_alive, head_timeout) = (config.listen.keep_alive, config.listen.head_timeout);
         let close_grace = config.upstream.close_grace;
-        let limits = connection::Limits {
-            first_byte: config.listen.head_timeout,
-            keep_alive: config.listen.keep_alive,
-            guard: guard::Limits {
-                arrival: config.listen.head_timeout + config.bosh.body_timeout,
-                body_bytes: shared.bosh.body_bytes,
-                stall: config.limits.stall_timeout,
-            },
-        };
         builder = builder.listen(format!("public {address}"), listener, move || {
             let range = ranges.fetch_add(1, Ordering::Relaxed);
             let hook = Rc::new(Hook {
                 worker: Worker::start(shared.clone(), range << 40),
-                routes: Rc::new(routes.clone()),
+                current: Arc::clone(&current),
             });
-            let routes = Rc::clone(&hook.routes);
-            let face = Face { worker: Rc::clone(&hook.worker), settings: Arc::clone(&face) };
             let app = App::new()
                 .configure(|app| extra.iter().for_each(|extra| extra(app)))
-                .configure(http::configure(routes, face));
+                .configure(http::configure(Arc::clone(&current), Rc::clone(&hook.worker)));
+            let current = Arc::clone(&current);
             let upgrade = fn_factory(move || {
                 let hook = Rc::clone(&hook);
                 async move {
@@ -276,11 +314,12 @@ fn start_public(
             let metrics = Arc::clone(&shared.metrics);
             fn_factory(move || {
                 let http = http.new_service(());
-                let metrics = Arc::clone(&metrics);
+                let (metrics, current) = (Arc::clone(&metrics), Arc::clone(&current));
                 async move {
                     let http = Rc::new(http.await?);
                     Ok::<_, ()>(fn_service(move |socket: TcpStream| {
                         let (http, metrics) = (Rc::clone(&http), Arc::clone(&metrics));
+                        let limits = current.load().connection;
                         async move {
                             let peer = socket.peer_addr().ok();
                             let io = Io::Tcp(socket);
@@ -335,28 +374,6 @@ fn bind(address: SocketAddr, backlog: u32) -> anyhow::Result<TcpListener> {
         Ok(socket.into())
     };
     open().with_context(|| format!("listening on {address}"))
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: tokio::signal::unix::Signal,
-    interrupt: tokio::signal::unix::Signal,
-}
-
-impl Signals {
-    fn new() -> std::io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
 }
 
 /// From the configuration's words to each part's own.
@@ -424,7 +441,20 @@ mod convert {
             close_grace: config.upstream.close_grace,
             whitespace_keepalive: config.upstream.whitespace_keepalive.unwrap_or_default(),
             stamp_lang: config.ws.stamp_lang,
+            see_other_uri: config.drain.see_other_uri.as_deref().map(Into::into),
             features: features(config),
+        }
+    }
+
+    pub(super) fn connection(config: &Config) -> http::connection::Limits {
+        http::connection::Limits {
+            first_byte: config.listen.head_timeout,
+            keep_alive: config.listen.keep_alive,
+            guard: http::guard::Limits {
+                arrival: config.listen.head_timeout + config.bosh.body_timeout,
+                body_bytes: config.limits.body_bytes,
+                stall: config.limits.stall_timeout,
+            },
         }
     }
 

@@ -30,7 +30,7 @@ pub struct Cli {
 /// What to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Run the gateway until SIGTERM or SIGINT
+    /// Run the gateway until SIGTERM or SIGINT; SIGHUP reads the configuration again
     Serve(ServeArgs),
     /// Try it: the gateway, an XMPP server and a page, all on this machine
     #[cfg(feature = "demo")]

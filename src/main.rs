@@ -6,7 +6,7 @@ use std::process::ExitCode;
 
 #[cfg(feature = "demo")]
 use bosphorus::app::demo;
-use bosphorus::cli::{Cli, Command, EXIT_CONFIG};
+use bosphorus::cli::{Cli, Command, EXIT_CONFIG, ServeArgs};
 #[cfg(feature = "demo")]
 use bosphorus::cli::{DemoArgs, DemoServerArgs};
 use bosphorus::config::{Config, Log, LogFormat};
@@ -28,7 +28,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Config(command) => command.run(),
         Command::Serve(arguments) => match arguments.load(std::env::vars_os()) {
-            Ok(config) => serve(config),
+            Ok(config) => serve(config, arguments),
             Err(error) => {
                 eprintln!("{error}");
                 ExitCode::from(EXIT_CONFIG)
@@ -47,12 +47,13 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(config: Config) -> ExitCode {
+fn serve(config: Config, arguments: ServeArgs) -> ExitCode {
     start_log(&config.log);
     for warning in &config.warnings {
         warn!("{warning}");
     }
-    exit_code(bosphorus::app::run(config))
+    let load = move || arguments.load(std::env::vars_os());
+    exit_code(bosphorus::app::run(config, Box::new(load)))
 }
 
 #[cfg(feature = "demo")]

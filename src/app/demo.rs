@@ -62,9 +62,10 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
             metrics: config.admin.address.map(|admin| format!("http://{admin}/metrics")),
         };
         let extra: Extra = Arc::new(move |app| page::configure(&places, app));
-        let gateway = Gateway::start(&config, sockets, Some(extra))?;
-        say(&introduction(&config, server.address(), &notes));
-        gateway.run(&mut signals).await;
+        let introduction = introduction(&config, server.address(), &notes);
+        let gateway = Gateway::start(config, sockets, Some(extra))?;
+        say(&introduction);
+        gateway.run(&mut signals, None).await;
         Ok(())
     })
 }

@@ -4,6 +4,7 @@
 //! dangerous, or pointless, becomes a warning.
 
 mod bosh;
+mod drain;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -107,7 +108,7 @@ impl Checker<'_> {
             domains,
             fallback,
             sasl: self.sasl(&raw.sasl),
-            drain: Drain { timeout: self.duration(&["drain", "timeout"], raw.drain.timeout) },
+            drain: self.drain(&raw.drain),
             log: self.log(&raw.log),
             warnings: Vec::new(),
         }

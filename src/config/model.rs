@@ -359,6 +359,11 @@ pub enum ChannelBinding {
 pub struct Drain {
     /// From the signal to the exit.
     pub timeout: Duration,
+    /// The time over which the sessions end; less than `timeout`. Zero is at once.
+    pub window: Duration,
+    /// WS-38: where clients that connect over WebSocket within the window are sent; a `wss:` or
+    /// `ws:` URL.
+    pub see_other_uri: Option<String>,
 }
 
 /// `[log]`.

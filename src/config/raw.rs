@@ -256,11 +256,13 @@ impl Default for Sasl {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Drain {
     pub(super) timeout: Span,
+    pub(super) window: Span,
+    pub(super) see_other_uri: Option<String>,
 }
 
 impl Default for Drain {
     fn default() -> Self {
-        Self { timeout: seconds(30) }
+        Self { timeout: seconds(30), window: seconds(0), see_other_uri: None }
     }
 }
 

@@ -19,6 +19,7 @@ use std::future::Future;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -32,6 +33,7 @@ use tracing::{debug, warn};
 
 use self::intake::{Coding, Failure};
 pub use self::strangers::Strangers;
+use super::Live;
 use super::connection::Held;
 use super::guard::Watch;
 use crate::metrics::{OpenGuard, Refusal};
@@ -42,7 +44,7 @@ use crate::proto::handshake::Origins;
 use crate::session::bosh::create;
 use crate::session::registry::{Exchange, Refused};
 use crate::session::timer::clock;
-use crate::session::worker::Worker;
+use crate::session::worker::{self, Worker};
 
 /// What the face of BOSH needs of the configuration.
 #[derive(Debug)]
@@ -61,13 +63,14 @@ pub struct Settings {
     pub strangers: Option<Strangers>,
 }
 
-/// The face on one worker.
-#[derive(Clone, Debug)]
+/// The face, for one request.
+#[derive(Debug)]
 pub struct Face {
     /// The worker whose task the sessions are made on.
-    pub worker: Rc<Worker>,
-    /// The same for all workers.
-    pub settings: std::sync::Arc<Settings>,
+    worker: Rc<Worker>,
+    settings: Arc<Settings>,
+    /// What sessions are made with.
+    live: Arc<worker::Live>,
 }
 
 /// Responses of this size and less are not worth compressing.
@@ -115,6 +118,12 @@ fn may_leave(request: &HttpRequest) -> bool {
 }
 
 impl Face {
+    /// The face that answers one request on `worker`.
+    #[must_use]
+    pub fn new(worker: Rc<Worker>, live: &Live) -> Self {
+        Self { worker, settings: Arc::clone(&live.face), live: Arc::clone(&live.sessions) }
+    }
+
     /// Answers a request for one of the paths of BOSH.
     pub async fn answer(self, request: HttpRequest, mut payload: web::Payload) -> HttpResponse {
         let settings = &self.settings;
@@ -143,7 +152,7 @@ impl Face {
         }
 
         let open = self.worker.shared.metrics.bosh.opened();
-        let limit = self.worker.shared.bosh.body_bytes;
+        let limit = self.live.bosh.body_bytes;
         let mut watch = None;
         let read = match Coding::of(headers, settings.gzip) {
             None => Err(Failure::Coded),
@@ -170,7 +179,7 @@ impl Face {
             Ok(bytes) => {
                 drop(payload);
                 let mut buffers = self.worker.buffers.borrow_mut();
-                body::read(&mut buffers.scratch, &self.worker.shared.bosh, &bytes)
+                body::read(&mut buffers.scratch, &self.live.bosh, &bytes)
             }
             Err(failure) => return self.unread(&client, failure, payload),
         };
@@ -239,7 +248,8 @@ impl Face {
             }
             return Err((Refusal::Overload, None));
         };
-        create(&self.worker, body, permit, peer).map_err(|reply| (Refusal::Creation, Some(reply)))
+        create(&self.worker, &self.live, body, permit, peer)
+            .map_err(|reply| (Refusal::Creation, Some(reply)))
     }
 
     /// BOSH-70, BOSH-91: the answer to a request for a session that is not there.

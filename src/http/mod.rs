@@ -16,9 +16,49 @@ use std::sync::Arc;
 use actix_web::http::StatusCode;
 use actix_web::http::header::{self, HeaderName, HeaderValue};
 use actix_web::{HttpRequest, HttpResponse, web};
+use arc_swap::ArcSwap;
 
 use self::guard::Watch;
 use crate::proto::handshake::{self, Answer, Verdict, Version};
+use crate::session::worker::{self, Worker};
+
+/// What requests are judged by and sessions are made with. A reload of the configuration puts
+/// another in its place, all of it at once: who has begun with one goes on with that one.
+#[derive(Debug)]
+pub struct Live {
+    /// Paths, and who may connect over WebSocket.
+    pub routes: Routes,
+    /// BOSH towards browsers.
+    pub face: Arc<bosh::Settings>,
+    /// What a connection may cost.
+    pub connection: connection::Limits,
+    /// What sessions are made with.
+    pub sessions: Arc<worker::Live>,
+}
+
+/// The [`Live`] of this moment. Read once for a connection, a request or a session, and never for a
+/// stanza.
+#[derive(Debug)]
+pub struct Current(ArcSwap<Live>);
+
+impl Current {
+    /// The first one.
+    #[must_use]
+    pub fn new(live: Live) -> Self {
+        Self(ArcSwap::from_pointee(live))
+    }
+
+    /// The one in force.
+    #[must_use]
+    pub fn load(&self) -> Arc<Live> {
+        self.0.load_full()
+    }
+
+    /// Puts another in its place.
+    pub fn replace(&self, live: Live) {
+        self.0.store(Arc::new(live));
+    }
+}
 
 /// What is served where on the public listener.
 #[derive(Clone, Debug)]
@@ -76,18 +116,21 @@ impl Routes {
 }
 
 /// Registers the routes with actix's `App`: all that is no upgrade.
-pub fn configure(routes: Rc<Routes>, face: bosh::Face) -> impl FnOnce(&mut web::ServiceConfig) {
+pub fn configure(
+    current: Arc<Current>,
+    worker: Rc<Worker>,
+) -> impl FnOnce(&mut web::ServiceConfig) {
     move |app| {
         app.default_service(web::to(move |request: HttpRequest, payload: web::Payload| {
-            let (routes, face) = (Rc::clone(&routes), face.clone());
+            let (live, worker) = (current.load(), Rc::clone(&worker));
             if is_bodyless(&request) {
                 request.conn_data::<Rc<Watch>>().into_iter().for_each(|watch| watch.bodyless());
             }
             async move {
-                if routes.is_bosh(request.path(), request.method().as_str()) {
-                    face.answer(request, payload).await
+                if live.routes.is_bosh(request.path(), request.method().as_str()) {
+                    bosh::Face::new(worker, &live).answer(request, payload).await
                 } else {
-                    plain(&routes, &request)
+                    plain(&live.routes, &request)
                 }
             }
         }));

@@ -9,6 +9,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_codec::Framed;
@@ -17,13 +18,13 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::{debug, info_span, warn};
 
 use super::guard::Guarded;
-use super::{Judged, Routes, version};
+use super::{Current, Judged, version};
 use crate::io::Io;
 use crate::metrics::Upgrade;
 use crate::proto::handshake::{self, Verdict};
 use crate::session::run::Run;
 use crate::session::timer::clock;
-use crate::session::worker::Worker;
+use crate::session::worker::{self, Worker};
 
 /// How long a refused client may take to read the refusal.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(5);
@@ -37,8 +38,8 @@ const RETRY_AFTER: std::ops::Range<u64> = 5..20;
 pub struct Hook {
     /// The worker's sessions.
     pub worker: Rc<Worker>,
-    /// The routes it shares with the `App`.
-    pub routes: Rc<Routes>,
+    /// What it shares with the `App`: the routes, and what sessions are made with.
+    pub current: Arc<Current>,
 }
 
 impl Hook {
@@ -51,11 +52,12 @@ impl Hook {
     ) -> Result<(), actix_http::Error> {
         let peer = request.peer_addr();
         let head_only = request.method() == actix_http::Method::HEAD;
+        let live = self.current.load();
         let judged = {
             let headers =
                 request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
             let version = version(request.version());
-            self.routes.judge(request.path(), request.method().as_str(), version, headers)
+            live.routes.judge(request.path(), request.method().as_str(), version, headers)
         };
         let origin = request
             .headers()
@@ -75,21 +77,32 @@ impl Hook {
         let metrics = &self.worker.shared.metrics;
         let refusal = match judged {
             Judged::WebSocket(Verdict::Accept { accept_key, protocol }) => {
-                if let Some(permit) = self.worker.shared.sessions.admit(peer.map(|peer| peer.ip()))
-                {
+                let sessions = &self.worker.shared.sessions;
+                let address = peer.map(|peer| peer.ip());
+                let permit = if live.sessions.settings.see_other_uri.is_some() {
+                    sessions.admit_to_redirect(address)
+                } else {
+                    sessions.admit(address)
+                };
+                if let Some(permit) = permit {
                     metrics.upgrade(Upgrade::Accepted);
                     answer.extend(handshake::switching_protocols(&accept_key, protocol));
-                    return self.start(socket, &answer, early, permit, peer).await;
+                    let live = Arc::clone(&live.sessions);
+                    return self.start(socket, &answer, early, live, permit, peer).await;
                 }
-                metrics.upgrade(Upgrade::Overload);
-                if let Some(held_back) = self.worker.overload_warnings.admit(clock()) {
-                    let sessions = self.worker.shared.sessions.open();
-                    warn!(sessions, held_back, "upgrade_refused: no place for another session");
+                if sessions.is_draining() {
+                    metrics.upgrade(Upgrade::Drain);
+                } else {
+                    metrics.upgrade(Upgrade::Overload);
+                    if let Some(held_back) = self.worker.overload_warnings.admit(clock()) {
+                        let sessions = sessions.open();
+                        warn!(sessions, held_back, "upgrade_refused: no place for another session");
+                    }
                 }
                 let id = self.worker.next_id();
                 let wait = RETRY_AFTER.start + id % (RETRY_AFTER.end - RETRY_AFTER.start);
                 let wait = u32::try_from(wait).unwrap_or(u32::MAX);
-                handshake::overload(wait, self.routes.origins(), origin.as_deref())
+                handshake::overload(wait, live.routes.origins(), origin.as_deref())
             }
             Judged::WebSocket(Verdict::Refuse(answer)) => {
                 metrics.upgrade(if answer.status == 403 {
@@ -121,7 +134,8 @@ impl Hook {
         mut socket: Io,
         answer: &[u8],
         early: Vec<u8>,
-        permit: crate::session::worker::Permit,
+        live: Arc<worker::Live>,
+        permit: worker::Permit,
         peer: Option<SocketAddr>,
     ) -> Result<(), actix_http::Error> {
         // Ninety-odd bytes into an empty socket buffer: this does not wait.
@@ -137,7 +151,8 @@ impl Hook {
             transport = tracing::field::Empty,
             domain = tracing::field::Empty,
         );
-        let run = Run::new(Rc::clone(&self.worker), socket, early, permit, span, id, clock());
+        let worker = Rc::clone(&self.worker);
+        let run = Run::new(worker, live, socket, early, permit, span, id, clock());
         actix_rt::spawn(run);
         Ok(())
     }

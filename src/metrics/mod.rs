@@ -10,8 +10,8 @@ mod http;
 use std::sync::Arc;
 
 use prometheus::{
-    Encoder, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Encoder, Gauge, Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 pub use bosh::{BoshMetrics, OpenGuard, Refusal};
@@ -57,13 +57,21 @@ pub enum Upgrade {
     Origin,
     /// A limit on sessions was reached.
     Overload,
+    /// The process is ending.
+    Drain,
     /// 101 was sent, but the connection ended before a stream was opened.
     NeverOpened,
 }
 
 impl Upgrade {
-    const ALL: [Self; 5] =
-        [Self::Accepted, Self::Refused, Self::Origin, Self::Overload, Self::NeverOpened];
+    const ALL: [Self; 6] = [
+        Self::Accepted,
+        Self::Refused,
+        Self::Origin,
+        Self::Overload,
+        Self::Drain,
+        Self::NeverOpened,
+    ];
 
     fn label(self) -> &'static str {
         match self {
@@ -71,6 +79,7 @@ impl Upgrade {
             Self::Refused => "refused",
             Self::Origin => "origin",
             Self::Overload => "overload",
+            Self::Drain => "drain",
             Self::NeverOpened => "never_opened",
         }
     }
@@ -139,7 +148,7 @@ pub struct Metrics {
     /// What HTTP connections do.
     pub http: HttpMetrics,
     transports: [TransportMetrics; 3],
-    upgrades: [IntCounter; 5],
+    upgrades: [IntCounter; 6],
     upstream_connects: IntCounterVec,
     /// Seconds from the client's opening to a negotiated upstream stream, failures included.
     pub upstream_connect_seconds: Histogram,
@@ -157,6 +166,9 @@ pub struct Metrics {
     pub channel_binding_gs2: IntCounter,
     /// Routes whose server certificates are not checked (UP-14).
     pub unverified_routes: IntGauge,
+    reloads: [IntCounter; 2],
+    /// Seconds since 1970 at which the configuration in force was read.
+    pub last_reload: Gauge,
 }
 
 impl Metrics {
@@ -237,6 +249,17 @@ impl Metrics {
             "Routes configured to accept any certificate of the XMPP server",
         )?;
         registry.register(Box::new(unverified_routes.clone()))?;
+        let reloads = int_counter_vec(
+            &registry,
+            "bosphorus_config_reloads_total",
+            "Reloads of the configuration asked for, by outcome; one that failed changed nothing",
+            &["outcome"],
+        )?;
+        let last_reload = Gauge::new(
+            "bosphorus_config_last_reload_timestamp_seconds",
+            "When the configuration in force was read, in seconds since 1970",
+        )?;
+        registry.register(Box::new(last_reload.clone()))?;
         let build = int_gauge_vec(
             &registry,
             "bosphorus_build_info",
@@ -285,6 +308,8 @@ impl Metrics {
             channel_binding_plus: binding.with_label_values(&["plus_mechanism"]),
             channel_binding_gs2: binding.with_label_values(&["gs2_header"]),
             unverified_routes,
+            reloads: ["ok", "failed"].map(|outcome| reloads.with_label_values(&[outcome])),
+            last_reload,
             registry,
         }))
     }
@@ -298,6 +323,11 @@ impl Metrics {
     /// Counts one upgrade request.
     pub fn upgrade(&self, outcome: Upgrade) {
         self.upgrades[outcome as usize].inc();
+    }
+
+    /// Counts one reload of the configuration.
+    pub fn reload(&self, succeeded: bool) {
+        self.reloads[usize::from(!succeeded)].inc();
     }
 
     /// Counts one attempt to open an upstream stream; `outcome` is `ok` or the label of an

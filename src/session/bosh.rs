@@ -13,6 +13,7 @@ use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -24,7 +25,7 @@ use super::link::{Machine, ServerLink};
 use super::registry::{Exchange, Mailbox, Registered};
 use super::run::TURNS;
 use super::timer::{arm, clock};
-use super::worker::{Buffers, Permit, Worker};
+use super::worker::{Buffers, Live, Permit, Worker};
 use crate::metrics::Transport;
 use crate::proto::bosh::body::{Body, Unreadable};
 use crate::proto::bosh::session::{Event, Out, Respond, Session};
@@ -44,6 +45,7 @@ const FIRST: RequestId = RequestId(0);
 /// The answer to a request that makes no session; nothing is left of it.
 pub fn create(
     worker: &Rc<Worker>,
+    live: &Arc<Live>,
     body: Body,
     permit: Permit,
     peer: Option<SocketAddr>,
@@ -54,18 +56,20 @@ pub fn create(
         error!(%fault, "the system gives no random bytes");
         refusal(Fault::Bug)
     })?;
-    let machine =
-        Session::create(shared.bosh.clone(), sid, FIRST, body, now).map_err(|(fault, reply)| {
+    let machine = Session::create(Arc::clone(&live.bosh), sid, FIRST, body, now).map_err(
+        |(fault, reply)| {
             debug!(
                 peer = peer.map(tracing::field::display),
                 reason = fault.label(),
                 "bosh_session_refused"
             );
             reply
-        })?;
+        },
+    )?;
     // A sid of 160 random bits that is taken is none: the system's randomness is broken.
     let (place, mailbox) = shared.registry.insert(sid).ok_or_else(|| refusal(Fault::Bug))?;
-    let (run, answer) = Run::new(Rc::clone(worker), machine, (place, mailbox), permit, peer, now);
+    let at = (Rc::clone(worker), Arc::clone(live));
+    let (run, answer) = Run::new(at, machine, (place, mailbox), permit, peer, now);
     actix_rt::spawn(run);
     Ok(answer)
 }
@@ -83,6 +87,7 @@ trait Driven: Machine<Out = Out> + Unpin {
 /// One session, from its creation until its sid is unknown again.
 struct Run<M: Driven> {
     worker: Rc<Worker>,
+    live: Arc<Live>,
     machine: M,
     mailbox: Mailbox,
     /// Requests that are not answered yet, oldest first.
@@ -107,7 +112,7 @@ struct Run<M: Driven> {
 impl<M: Driven> Run<M> {
     /// A session whose first request is open: the receiver gets its answer.
     fn new(
-        worker: Rc<Worker>,
+        (worker, live): (Rc<Worker>, Arc<Live>),
         machine: M,
         (place, mailbox): (Registered, Mailbox),
         permit: Permit,
@@ -143,6 +148,7 @@ impl<M: Driven> Run<M> {
             id,
             opened: now,
             worker,
+            live,
             place: Some(place),
             permit: Some(permit),
         };
@@ -156,7 +162,7 @@ impl<M: Driven> Run<M> {
         let mut progress = self.receive(&mut buffers.bosh, now, cx);
         if let Some(request) = self.machine.take_request() {
             self.span.record("domain", request.domain.as_str());
-            self.link.open(request, &self.worker.shared);
+            self.link.open(request, &self.live);
         }
         let Self { link, machine, worker, span, .. } = self;
         progress |= link.poll_connect(machine, worker, span, &mut buffers.bosh, now, cx);
@@ -190,7 +196,7 @@ impl<M: Driven> Run<M> {
     /// Whether requests are taken: a client that sends faster than the server reads waits in the
     /// mailbox, which bounds what it can make us keep.
     fn has_room(&self, out: &Out) -> bool {
-        self.link.waiting() + out.server.len() < self.worker.shared.bosh.pending_bytes
+        self.link.waiting() + out.server.len() < self.live.bosh.pending_bytes
     }
 
     /// Takes the requests that wait in the mailbox; true if there were any.
@@ -259,19 +265,25 @@ impl<M: Driven> Run<M> {
     }
 
     fn tick(&mut self, out: &mut Out, now: Instant) {
-        if !self.drained && self.worker.shared.sessions.is_draining() {
+        if self.turn_to_end().is_some_and(|at| at <= now) {
             self.drained = true;
             self.machine.handle(Event::Drain, out, now);
         }
-        self.link.tick(&mut self.machine, &self.worker.shared, out, now);
+        self.link.tick(&mut self.machine, &self.live, out, now);
         if self.machine.deadline().is_some_and(|at| at <= now) {
             self.machine.handle(Event::Deadline, out, now);
         }
     }
 
     fn deadline(&self) -> Option<Instant> {
-        let link = self.link.deadline(&self.worker.shared);
-        self.machine.deadline().into_iter().chain(link).min()
+        let link = self.link.deadline(&self.live);
+        self.machine.deadline().into_iter().chain(link).chain(self.turn_to_end()).min()
+    }
+
+    /// When this session ends for the sake of the drain, if it has begun and that is still to come.
+    fn turn_to_end(&self) -> Option<Instant> {
+        let drain = self.worker.shared.sessions.draining().filter(|_| !self.drained)?;
+        Some(drain.turn(self.id))
     }
 
     /// The machine keeps nothing but its condition for the next request (BOSH-77). So does the

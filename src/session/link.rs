@@ -14,7 +14,7 @@ use tracing::{Span, debug, warn};
 
 use super::pending::Pending;
 use super::timer::clock;
-use super::worker::{Shared, Worker};
+use super::worker::{Live, Worker};
 use crate::proto::stream::ServerSide;
 use crate::proto::xml::Scratch;
 use crate::upstream::{ConnectFault, Established, Io, OpenRequest};
@@ -83,8 +83,8 @@ impl ServerLink {
     }
 
     /// Starts the connection the client asked for.
-    pub(crate) fn open(&mut self, request: Box<OpenRequest>, shared: &Shared) {
-        let connector = shared.connector.clone();
+    pub(crate) fn open(&mut self, request: Box<OpenRequest>, live: &Live) {
+        let connector = live.connector.clone();
         self.server = Server::Connecting(Box::pin(async move {
             let begun = tokio::time::Instant::from_std(clock());
             let result = connector.open(&request).await;
@@ -212,28 +212,28 @@ impl ServerLink {
     pub(crate) fn tick<M: Machine>(
         &mut self,
         machine: &mut M,
-        shared: &Shared,
+        live: &Live,
         out: &mut M::Out,
         now: Instant,
     ) {
         // A server that only stopped reading (a Unix socket can) would swallow what is sent to it.
-        let grace = shared.settings.close_grace;
+        let grace = live.settings.close_grace;
         if self.deaf.is_some_and(|since| since + grace <= now) {
             machine.server_gone(out, now);
         }
-        if self.to_server.since.is_some_and(|since| since + shared.stall_timeout <= now) {
+        if self.to_server.since.is_some_and(|since| since + live.stall_timeout <= now) {
             self.to_server.clear();
             machine.server_stalled(out, now);
         }
     }
 
     /// When [`ServerLink::tick`] has something to say.
-    pub(crate) fn deadline(&self, shared: &Shared) -> Option<Instant> {
-        let stalled = self.to_server.since.map(|since| since + shared.stall_timeout);
+    pub(crate) fn deadline(&self, live: &Live) -> Option<Instant> {
+        let stalled = self.to_server.since.map(|since| since + live.stall_timeout);
         let deaf = self
             .deaf
             .filter(|_| matches!(self.server, Server::Open(_)))
-            .map(|since| since + shared.settings.close_grace);
+            .map(|since| since + live.settings.close_grace);
         stalled.into_iter().chain(deaf).min()
     }
 }

@@ -9,6 +9,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Instant;
 
@@ -18,7 +19,7 @@ use tracing::{Span, debug};
 use super::link::{Machine, ServerLink, read_some};
 use super::pending::Pending;
 use super::timer::{arm, clock};
-use super::worker::{Buffers, Permit, READ_CHUNK, Worker};
+use super::worker::{Buffers, Live, Permit, READ_CHUNK, Worker};
 use crate::io::Io;
 use crate::metrics::{Transport, Upgrade};
 use crate::proto::fault::Fault;
@@ -34,6 +35,7 @@ pub(super) const TURNS: u32 = 16;
 /// One session, from the 101 to the end of both connections.
 pub struct Run {
     worker: Rc<Worker>,
+    live: Arc<Live>,
     machine: Session,
     client: Option<Io>,
     link: ServerLink,
@@ -48,6 +50,8 @@ pub struct Run {
     client_deaf: bool,
     /// The timer knows whom to wake.
     armed: bool,
+    /// The machine knows that streams are not opened any more.
+    closed: bool,
     drained: bool,
     registered: bool,
     id: u64,
@@ -58,8 +62,10 @@ pub struct Run {
 impl Run {
     /// A session over `client`, to which the 101 was written; `early` is what came behind the
     /// upgrade request.
+    #[expect(clippy::too_many_arguments, reason = "all that a session is made of, once")]
     pub fn new(
         worker: Rc<Worker>,
+        live: Arc<Live>,
         client: Io,
         early: Vec<u8>,
         permit: Permit,
@@ -67,7 +73,7 @@ impl Run {
         id: u64,
         now: Instant,
     ) -> Self {
-        let machine = Session::new(worker.shared.settings.clone(), id, now);
+        let machine = Session::new(Arc::clone(&live.settings), id, now);
         let at = machine.deadline().unwrap_or(now);
         Self {
             machine,
@@ -80,16 +86,22 @@ impl Run {
             transport: None,
             client_deaf: false,
             armed: false,
+            closed: false,
             drained: false,
             registered: false,
             id,
             opened: now,
             worker,
+            live,
             _permit: permit,
         }
     }
 
     fn turn(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
+        if !self.closed && self.worker.shared.sessions.is_draining() {
+            self.closed = true;
+            self.machine.redirect();
+        }
         let mut progress = self.read_client(buffers, now, cx);
         self.open_stream();
         progress |= self.poll_connect(buffers, now, cx);
@@ -108,7 +120,7 @@ impl Run {
     /// Whether the client is not read: the server does not take what was read, or the client does
     /// not take what is for it, where every ping puts a pong.
     fn client_waits(&self) -> bool {
-        self.link.is_waiting() || self.to_client.len() >= self.worker.shared.settings.pending_bytes
+        self.link.is_waiting() || self.to_client.len() >= self.live.settings.pending_bytes
     }
 
     fn read_client(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
@@ -185,7 +197,7 @@ impl Run {
         }
         let Some(request) = self.machine.take_request() else { return };
         self.span.record("domain", request.domain.as_str());
-        self.link.open(request, &self.worker.shared);
+        self.link.open(request, &self.live);
     }
 
     fn poll_connect(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
@@ -242,7 +254,7 @@ impl Run {
     }
 
     fn machine_tick(&mut self, buffers: &mut Buffers, now: Instant) {
-        if !self.drained && self.worker.shared.sessions.is_draining() {
+        if self.turn_to_end().is_some_and(|at| at <= now) {
             self.drained = true;
             self.machine.drain(&mut buffers.out, now);
         }
@@ -252,23 +264,36 @@ impl Run {
         if !self.to_client.is_empty() {
             self.machine.client_not_told(now);
         }
-        let stall = self.worker.shared.stall_timeout;
+        let stall = self.live.stall_timeout;
         if self.to_client.since.is_some_and(|since| since + stall <= now) {
             self.to_client.clear();
             self.machine.client_gone(Loss::Stalled, now);
         }
-        self.link.tick(&mut self.machine, &self.worker.shared, &mut buffers.out, now);
+        self.link.tick(&mut self.machine, &self.live, &mut buffers.out, now);
         if self.machine.deadline().is_some_and(|at| at <= now) {
             self.machine.tick(&mut buffers.out, now);
         }
     }
 
+    /// When this session ends for the sake of the drain, if it has begun and that is still to come.
+    /// A client that is to be sent elsewhere has until the end of the window to open its stream.
+    fn turn_to_end(&self) -> Option<Instant> {
+        if self.drained {
+            return None;
+        }
+        let drain = self.worker.shared.sessions.draining()?;
+        let unopened = self.machine.framing().is_none();
+        let redirected = unopened && self.live.settings.see_other_uri.is_some();
+        Some(if redirected { drain.end() } else { drain.turn(self.id) })
+    }
+
     fn deadline(&self) -> Option<Instant> {
-        let stall = self.worker.shared.stall_timeout;
+        let stall = self.live.stall_timeout;
         [
             self.machine.deadline(),
             self.to_client.since.map(|since| since + stall),
-            self.link.deadline(&self.worker.shared),
+            self.link.deadline(&self.live),
+            self.turn_to_end(),
         ]
         .into_iter()
         .flatten()

@@ -34,18 +34,24 @@ const KEEP: usize = 256 * 1024;
 pub struct Shared {
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// The BOSH sessions by sid.
+    pub registry: Arc<Registry>,
+    /// Sessions of the process, all listeners together.
+    pub sessions: Arc<Sessions>,
+}
+
+/// What sessions are made with. A reload of the configuration puts another in its place; a session
+/// keeps the one it began with.
+#[derive(Debug)]
+pub struct Live {
     /// The way to the servers.
     pub connector: Connector,
     /// The numbers of the WebSocket's machine.
     pub settings: Arc<ws::Settings>,
     /// The numbers of BOSH's machine.
     pub bosh: Arc<bosh::Settings>,
-    /// The BOSH sessions by sid.
-    pub registry: Arc<Registry>,
     /// How long a socket may take no byte while there are some for it.
     pub stall_timeout: Duration,
-    /// Sessions of the process, all listeners together.
-    pub sessions: Arc<Sessions>,
 }
 
 impl Shared {
@@ -79,10 +85,40 @@ impl Shared {
 #[derive(Debug)]
 pub struct Sessions {
     open: AtomicUsize,
-    limit: usize,
-    /// Sessions by client address, kept only where there is a limit on them.
-    by_address: Option<(usize, Mutex<HashMap<IpAddr, usize>>)>,
-    draining: tokio::sync::watch::Sender<bool>,
+    limit: AtomicUsize,
+    /// `usize::MAX` is no limit.
+    per_address: AtomicUsize,
+    /// Sessions by client address: those that began while there was a limit on them.
+    by_address: Mutex<HashMap<IpAddr, usize>>,
+    draining: tokio::sync::watch::Sender<Option<Drain>>,
+}
+
+/// The end of the process, as its sessions see it.
+#[derive(Clone, Copy, Debug)]
+pub struct Drain {
+    /// When it began.
+    pub begun: Instant,
+    /// The time over which the sessions end; with zero all end at once.
+    pub window: Duration,
+}
+
+impl Drain {
+    /// When the session of this number ends. Numbers that follow each other are spread evenly over
+    /// the window, however many there are (Fibonacci hashing), so that the clients do not come back
+    /// all at once.
+    #[must_use]
+    pub fn turn(&self, id: u64) -> Instant {
+        const GOLDEN: u64 = 0x9E37_79B9_7F4A_7C15;
+        // Of 2^16; both fit, so that the product does.
+        let share = u32::from((id.wrapping_mul(GOLDEN) >> 48) as u16);
+        self.begun + self.window / (1 << 16) * share
+    }
+
+    /// When the window has passed.
+    #[must_use]
+    pub fn end(&self) -> Instant {
+        self.begun + self.window
+    }
 }
 
 impl Sessions {
@@ -91,30 +127,43 @@ impl Sessions {
     pub fn new(limit: usize, per_address: Option<usize>) -> Self {
         Self {
             open: AtomicUsize::new(0),
-            limit,
-            by_address: per_address.map(|limit| (limit, Mutex::new(HashMap::new()))),
-            draining: tokio::sync::watch::Sender::new(false),
+            limit: AtomicUsize::new(limit),
+            per_address: AtomicUsize::new(per_address.unwrap_or(usize::MAX)),
+            by_address: Mutex::default(),
+            draining: tokio::sync::watch::Sender::new(None),
         }
+    }
+
+    /// Other limits from now on. Who is there stays, though they be too many now.
+    pub fn limit(&self, limit: usize, per_address: Option<usize>) {
+        self.limit.store(limit, Ordering::Release);
+        self.per_address.store(per_address.unwrap_or(usize::MAX), Ordering::Release);
     }
 
     /// A place for one more session of `client`; given back when the permit is dropped. `None`
     /// at a limit and while draining.
     #[must_use]
     pub fn admit(self: &Arc<Self>, client: Option<IpAddr>) -> Option<Permit> {
-        if self.is_draining() {
-            return None;
-        }
+        if self.is_draining() { None } else { self.admit_to_redirect(client) }
+    }
+
+    /// The same while draining, too: for a client that will be sent elsewhere as soon as it has
+    /// opened its stream (WS-38).
+    #[must_use]
+    pub fn admit_to_redirect(self: &Arc<Self>, client: Option<IpAddr>) -> Option<Permit> {
+        let limit = self.limit.load(Ordering::Acquire);
         self.open
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
-                (open < self.limit).then_some(open + 1)
+                (open < limit).then_some(open + 1)
             })
             .ok()?;
         let mut permit = Permit { sessions: Arc::clone(self), address: None };
-        if let (Some((limit, counts)), Some(client)) = (&self.by_address, client) {
+        let limit = self.per_address.load(Ordering::Acquire);
+        if let (Some(client), true) = (client, limit < usize::MAX) {
             let network = network(client);
-            let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut counts = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
             let count = counts.entry(network).or_default();
-            if *count >= *limit {
+            if *count >= limit {
                 return None;
             }
             *count += 1;
@@ -132,12 +181,18 @@ impl Sessions {
     /// Whether [`Sessions::drain`] was called.
     #[must_use]
     pub fn is_draining(&self) -> bool {
+        self.draining.borrow().is_some()
+    }
+
+    /// The drain, once it has begun.
+    #[must_use]
+    pub fn draining(&self) -> Option<Drain> {
         *self.draining.borrow()
     }
 
-    /// No further session is admitted, and every worker ends its own.
-    pub fn drain(&self) {
-        self.draining.send_replace(true);
+    /// No further session is admitted, and every worker ends its own within the window.
+    pub fn drain(&self, drain: Drain) {
+        self.draining.send_replace(Some(drain));
     }
 }
 
@@ -150,7 +205,8 @@ pub struct Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let (Some((_, counts)), Some(address)) = (&self.sessions.by_address, self.address) {
+        if let Some(address) = self.address {
+            let counts = &self.sessions.by_address;
             let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
             if let Some(count) = counts.get_mut(&address) {
                 *count -= 1;
@@ -272,7 +328,7 @@ impl Worker {
         let mut draining = worker.shared.sessions.draining.subscribe();
         let weak = Rc::downgrade(&worker);
         actix_rt::spawn(async move {
-            if draining.wait_for(|begun| *begun).await.is_ok()
+            if draining.wait_for(Option::is_some).await.is_ok()
                 && let Some(worker) = weak.upgrade()
             {
                 for waker in worker.wakers.borrow().values() {
@@ -340,6 +396,7 @@ mod tests {
 
     /// A place is free again when its permit is dropped, and a refused session takes none.
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
     fn permits_are_bounded_and_given_back() {
         let sessions = Arc::new(Sessions::new(3, Some(1)));
         let one = sessions.admit(address("192.0.2.1"));
@@ -357,8 +414,30 @@ mod tests {
         assert!(sessions.admit(address("192.0.2.1")).is_some());
         drop((two, three));
         assert_eq!(sessions.open(), 0);
-        sessions.drain();
+        sessions.limit(1, None);
+        let one = sessions.admit(address("192.0.2.1"));
+        assert!(one.is_some() && sessions.admit(None).is_none(), "the limit is another");
+        drop(one);
+        sessions.drain(Drain { begun: Instant::now(), window: Duration::ZERO });
         assert!(sessions.admit(None).is_none(), "draining");
+        assert!(sessions.admit_to_redirect(None).is_some(), "to be sent elsewhere");
+    }
+
+    /// All sessions end within the window, and no tenth of it sees much more than a tenth of them,
+    /// whether they are of one worker or of several.
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the first")]
+    fn a_drain_is_spread_over_its_window() {
+        let drain = Drain { begun: Instant::now(), window: Duration::from_secs(10) };
+        let mut tenths = [0; 10];
+        for id in (0..500).flat_map(|n| [(1 << 40) + n, (2 << 40) + n]) {
+            let after = drain.turn(id) - drain.begun;
+            assert!(after < drain.window);
+            tenths[usize::try_from(after.as_secs()).unwrap()] += 1;
+        }
+        assert!(tenths.iter().all(|count| (90..=110).contains(count)), "{tenths:?}");
+        let at_once = Drain { window: Duration::ZERO, ..drain };
+        assert_eq!((at_once.turn(7), at_once.end()), (drain.begun, drain.begun));
     }
 
     /// One a second; the next one says how many there were meanwhile.

@@ -330,6 +330,15 @@ impl Core {
             self.fail(Fault::HostUnknown, out, now);
             return;
         };
+        if self.flags.redirected {
+            let settings = Arc::clone(&self.settings);
+            match (&settings.see_other_uri, self.framing) {
+                (Some(uri), Some(Framing::Rfc7395)) => self.see_other(uri, out, now),
+                // The older framing has no words for it.
+                _ => self.fail(Fault::Drain, out, now),
+            }
+            return;
+        }
         self.server = ServerSide::Connecting;
         self.request = Some(Box::new(OpenRequest { domain, from, lang }));
     }

@@ -55,6 +55,8 @@ pub(super) struct Flags {
     pub(super) client_closed: bool,
     /// Input of the client can no longer be framed.
     pub(super) deaf: bool,
+    /// No stream is opened any more: the process drains.
+    pub(super) redirected: bool,
 }
 
 impl Core {

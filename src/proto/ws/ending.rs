@@ -10,7 +10,7 @@ use super::super::stream::ServerSide;
 use super::super::xml::Scope;
 use super::core::{Core, text};
 use super::session::{ClientSide, Out};
-use super::{Framing, write_error};
+use super::{Framing, write_error, write_see_other};
 
 impl Core {
     /// The client's `<close/>` (WS-34).
@@ -239,6 +239,15 @@ impl Core {
             frame::ping(&mut out.client, b"");
             self.next_ping = now + self.settings.ping_interval.max(Duration::from_millis(1));
         }
+    }
+
+    /// WS-38: instead of the `<open/>`, which is when clients look for it.
+    pub(super) fn see_other(&mut self, uri: &str, out: &mut Out, now: Instant) {
+        self.end(Fault::Drain);
+        text(out, |bytes| write_see_other(uri, bytes));
+        frame::close(&mut out.client, Fault::Drain.close_code(), "");
+        let until = now + self.settings.close_grace;
+        self.client = ClientSide::Closing { until, shut: false };
     }
 
     pub(super) fn drain(&mut self, out: &mut Out, now: Instant) {

@@ -59,6 +59,9 @@ pub struct Settings {
     pub whitespace_keepalive: Duration,
     /// Whether stanzas without `xml:lang` get the server stream's (UP-30).
     pub stamp_lang: bool,
+    /// Where clients that open a stream while the process drains are sent (WS-38): a `wss:` or
+    /// `ws:` URL.
+    pub see_other_uri: Option<Box<str>>,
     /// What is taken out of the server's features besides TLS and compression.
     pub features: FeatureRules,
 }
@@ -112,6 +115,15 @@ impl Framing {
             Self::Legacy { .. } => LEGACY_CLOSE,
         }
     }
+}
+
+/// [`CLOSE`] with the address of another place (RFC 7395 §3.6.1, WS-38).
+pub fn write_see_other(uri: &str, out: &mut Vec<u8>) {
+    out.extend_from_slice(b"<close xmlns=\"");
+    out.extend_from_slice(ns::FRAMING.as_bytes());
+    out.extend_from_slice(b"\" see-other-uri=\"");
+    escape_attribute(uri, out);
+    out.extend_from_slice(b"\" />");
 }
 
 fn write_fields(fields: &[(&str, Option<&str>)], quote: u8, out: &mut Vec<u8>) {

@@ -339,6 +339,12 @@ impl Session {
         self.core.tick(out, now);
     }
 
+    /// The process begins to drain: a stream that is opened from now on is sent to
+    /// [`Settings::see_other_uri`], if there is one (WS-38).
+    pub fn redirect(&mut self) {
+        self.core.flags.redirected = true;
+    }
+
     /// The process is shutting down (WS-39).
     pub fn drain(&mut self, out: &mut Out, now: Instant) {
         self.core.drain(out, now);

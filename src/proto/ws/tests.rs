@@ -80,6 +80,7 @@ fn settings() -> Settings {
         close_grace: Duration::from_secs(5),
         whitespace_keepalive: Duration::ZERO,
         stamp_lang: false,
+        see_other_uri: None,
         features: FeatureRules::default(),
     }
 }
@@ -818,6 +819,32 @@ fn a_drain_lets_sm_sessions_resume() {
     rig.session.drain(&mut rig.out, rig.now);
     Rig::expect_error(&rig.got(), "system-shutdown", 1001);
     assert_eq!(rig.upstream(), FOOTER);
+}
+
+/// WS-38: who opens a stream while the process drains is sent elsewhere, in the byte form of WS-24
+/// plus the attribute; the older framing has no word for it, and a stream that is open goes on.
+#[test]
+fn a_stream_opened_while_draining_is_sent_elsewhere() {
+    let uri = "wss://b.example/ws?a=1&b";
+    let change = |settings: &mut Settings| settings.see_other_uri = Some(uri.into());
+    let mut rig = Rig::with(change);
+    rig.session.redirect();
+    let close = "<close xmlns=\"urn:ietf:params:xml:ns:xmpp-framing\" \
+                 see-other-uri=\"wss://b.example/ws?a=1&amp;b\" />";
+    assert_eq!(rig.say(OPEN), [text(close), Got::Close(1001)]);
+    assert!(rig.session.take_request().is_none(), "no server is asked");
+    assert_eq!(rig.session.ended(), Some(Fault::Drain));
+
+    let mut rig = Rig::with(change);
+    rig.session.redirect();
+    let got = rig.say(LEGACY);
+    assert!(
+        matches!(&got[..], [Got::Text(all), Got::Close(1001)] if all.contains("system-shutdown"))
+    );
+
+    let mut rig = Rig::bound();
+    rig.session.redirect();
+    assert_eq!(rig.session.ended(), None);
 }
 
 /// SM-02: where the server says that SM is on, inline in SASL2 and bind2 too.

@@ -21,7 +21,7 @@ use crate::proto::stream::Served;
 use crate::proto::ws;
 use crate::proto::xml::Limits;
 use crate::session::registry::{Refused, Registry};
-use crate::session::worker::{Sessions, Shared};
+use crate::session::worker::{Drain, Live, Sessions, Shared};
 use crate::upstream::{Connector, Route, Server, Settings, TlsUse, Trust};
 
 /// What a session that panics leaves in the worker's buffers.
@@ -207,7 +207,7 @@ impl Driven for Script {
 }
 
 /// A worker on this thread whose servers of `localhost` are at `server`.
-fn worker(server: Option<SocketAddr>) -> Rc<Worker> {
+fn worker(server: Option<SocketAddr>) -> (Rc<Worker>, Arc<Live>) {
     let limits = Limits::CLIENT;
     let served = Served::default();
     let settings = ws::Settings {
@@ -226,6 +226,7 @@ fn worker(server: Option<SocketAddr>) -> Rc<Worker> {
         close_grace: Duration::from_secs(5),
         whitespace_keepalive: Duration::ZERO,
         stamp_lang: false,
+        see_other_uri: None,
         features: FeatureRules::default(),
     };
     let bosh = bosh::Settings {
@@ -281,18 +282,18 @@ fn worker(server: Option<SocketAddr>) -> Rc<Worker> {
         limits,
     })
     .expect("no files and no DNS");
-    Worker::start(
-        Shared {
-            metrics: Metrics::register().expect("distinct names"),
-            connector,
-            settings: Arc::new(settings),
-            bosh: Arc::new(bosh),
-            registry: Arc::new(Registry::new(1).expect("randomness")),
-            stall_timeout: Duration::from_millis(300),
-            sessions: Arc::new(Sessions::new(10, None)),
-        },
-        1,
-    )
+    let shared = Shared {
+        metrics: Metrics::register().expect("distinct names"),
+        registry: Arc::new(Registry::new(1).expect("randomness")),
+        sessions: Arc::new(Sessions::new(10, None)),
+    };
+    let live = Live {
+        connector,
+        settings: Arc::new(settings),
+        bosh: Arc::new(bosh),
+        stall_timeout: Duration::from_millis(300),
+    };
+    (Worker::start(shared, 1), Arc::new(live))
 }
 
 /// A session under the script, and what its clients see.
@@ -304,7 +305,7 @@ struct Client {
 }
 
 /// A session that begins with an open request which is held.
-fn start(worker: &Rc<Worker>, deadline: Option<Duration>) -> Client {
+fn start((worker, live): &(Rc<Worker>, Arc<Live>), deadline: Option<Duration>) -> Client {
     let notes = Rc::new(RefCell::new(Notes::default()));
     let sid = worker.shared.registry.new_sid().expect("randomness");
     let place = worker.shared.registry.insert(sid).expect("free");
@@ -320,7 +321,8 @@ fn start(worker: &Rc<Worker>, deadline: Option<Duration>) -> Client {
         zombie: false,
     };
     let permit = worker.shared.sessions.admit(None).expect("room");
-    let (run, answer) = Run::new(Rc::clone(worker), machine, place, permit, None, clock());
+    let (run, answer) =
+        Run::new((Rc::clone(worker), Arc::clone(live)), machine, place, permit, None, clock());
     notes.borrow_mut().readers.push((FIRST.0, answer));
     Client { worker: Rc::clone(worker), sid, notes, task: actix_rt::spawn(run) }
 }
@@ -452,12 +454,12 @@ fn a_panic_ends_one_session() {
         }
         assert!(broken.task.await.expect_err("a panic").is_panic());
         assert_eq!(text(sound.reader(0)).await, "word");
-        let metrics = worker.shared.metrics.render().expect("text");
+        let metrics = worker.0.shared.metrics.render().expect("text");
         let metrics = String::from_utf8(metrics).expect("text");
         let ended = |line: &str| line.contains("reason=\"bug\"") && line.contains("\"bosh\"");
         assert!(metrics.lines().any(|line| ended(line) && line.ends_with(" 1")), "{metrics}");
-        assert_eq!(worker.shared.sessions.open(), 1);
-        assert_eq!(worker.shared.registry.len(), 1);
+        assert_eq!(worker.0.shared.sessions.open(), 1);
+        assert_eq!(worker.0.shared.registry.len(), 1);
     });
 }
 
@@ -468,16 +470,16 @@ fn the_dead_are_kept_for_a_while_but_not_too_many() {
         let worker = worker(None);
         let one = start(&worker, Some(Duration::from_millis(200)));
         assert_eq!(text(one.send(Do::Die)).await, "over");
-        assert_eq!(worker.shared.sessions.open(), 0);
-        assert_eq!(worker.shared.metrics.transport(Transport::Bosh).sessions.get(), 0);
-        assert_eq!(worker.shared.registry.len(), 1);
+        assert_eq!(worker.0.shared.sessions.open(), 0);
+        assert_eq!(worker.0.shared.metrics.transport(Transport::Bosh).sessions.get(), 0);
+        assert_eq!(worker.0.shared.registry.len(), 1);
         let two = start(&worker, None);
         assert_eq!(text(two.send(Do::Die)).await, "over");
         two.task.await.expect("an end");
         assert_eq!(two.worker.shared.registry.len(), 1, "one too many");
         one.noted("deadline").await;
         one.task.await.expect("an end");
-        assert!(worker.shared.registry.is_empty());
+        assert!(worker.0.shared.registry.is_empty());
     });
 }
 
@@ -488,7 +490,7 @@ fn a_drain_reaches_idle_sessions() {
         let worker = worker(None);
         let client = start(&worker, None);
         tokio::task::yield_now().await;
-        worker.shared.sessions.drain();
+        worker.0.shared.sessions.drain(Drain { begun: clock(), window: Duration::ZERO });
         assert_eq!(text(client.reader(0)).await, "over");
         client.task.await.expect("an end");
         assert_eq!(client.worker.shared.sessions.open(), 0);

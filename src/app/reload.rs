@@ -1,0 +1,98 @@
+//! SIGHUP: the configuration is read again, and either all of it that can be changed is in force for
+//! whatever begins from then on, or nothing has changed and the log says why.
+//!
+//! Sessions and requests that have begun go on with what they began with. Listeners stay as they
+//! are, so that no connection is lost; which keys that concerns is in [`fixed`].
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use tracing::{error, info, warn};
+
+use super::{Gateway, Load, live, notify, raise_file_limit};
+use crate::config::Config;
+use crate::http::Live;
+use crate::metrics::Metrics;
+
+impl Gateway {
+    /// Reads the configuration again and puts it in force, or keeps the old one and says why.
+    pub(super) fn reload(&mut self, load: &Load) {
+        notify::reloading();
+        let succeeded = self.try_reload(load);
+        self.metrics.reload(succeeded);
+        notify::reloaded(if succeeded {
+            "serving"
+        } else {
+            "serving by the old configuration: the new one was refused, see the log"
+        });
+    }
+
+    fn try_reload(&mut self, load: &Load) -> bool {
+        let mut config = match load() {
+            Ok(config) => config,
+            Err(error) => {
+                for problem in error.problems() {
+                    error!(%problem, "config_reload_failed");
+                }
+                return false;
+            }
+        };
+        // All that may still fail belongs here, before the first thing is changed.
+        let live = match live(&config) {
+            Ok(live) => live,
+            Err(problem) => {
+                error!(problem = format_args!("{problem:#}"), "config_reload_failed");
+                return false;
+            }
+        };
+        for warning in &config.warnings {
+            warn!("{warning}");
+        }
+        let keys = fixed(&self.config, &config);
+        if !keys.is_empty() {
+            let keys = keys.join(", ");
+            warn!(keys, "config_restart_needed: what changed here waits for the next start");
+        }
+        // Compared with the next one, too, these are what they were at the start.
+        config.listen = self.config.listen.clone();
+        config.admin = self.config.admin.clone();
+        config.log = self.config.log.clone();
+
+        let limits = &config.limits;
+        if limits.sessions > self.config.limits.sessions {
+            raise_file_limit(limits.sessions);
+        }
+        self.sessions.limit(limits.sessions, limits.sessions_per_address);
+        note(&self.metrics, &live);
+        self.current.replace(live);
+        info!(domains = config.domains.len(), "config_reloaded");
+        self.config = config;
+        true
+    }
+}
+
+/// Shows in the metrics what is in force from now on.
+pub(super) fn note(metrics: &Metrics, live: &Live) {
+    let unverified = live.sessions.connector.unverified_routes();
+    metrics.unverified_routes.set(i64::try_from(unverified).unwrap_or(i64::MAX));
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    metrics.last_reload.set(now.as_secs_f64());
+}
+
+/// The keys of which the new values wait for the next start.
+fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
+    let (was, is) = (&old.listen, &new.listen);
+    [
+        ("listen.addresses", was.addresses != is.addresses),
+        ("listen.workers", was.workers != is.workers),
+        ("listen.backlog", was.backlog != is.backlog),
+        ("listen.max_connections", was.max_connections != is.max_connections),
+        ("listen.keep_alive", was.keep_alive != is.keep_alive),
+        ("listen.head_timeout", was.head_timeout != is.head_timeout),
+        ("admin.address", old.admin != new.admin),
+        ("log.format", old.log.format != new.log.format),
+        ("log.filter", old.log.filter != new.log.filter),
+    ]
+    .into_iter()
+    .filter_map(|(key, changed)| changed.then_some(key))
+    .collect()
+}
