@@ -282,7 +282,7 @@ impl<M: Driven> Run<M> {
 
     /// When this session ends for the sake of the drain, if it has begun and that is still to come.
     fn turn_to_end(&self) -> Option<Instant> {
-        let drain = self.worker.shared.sessions.draining().filter(|_| !self.drained)?;
+        let drain = self.worker.draining().filter(|_| !self.drained)?;
         Some(drain.turn(self.id))
     }
 

@@ -98,7 +98,7 @@ impl Run {
     }
 
     fn turn(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
-        if !self.closed && self.worker.shared.sessions.is_draining() {
+        if !self.closed && self.worker.draining().is_some() {
             self.closed = true;
             self.machine.redirect();
         }
@@ -281,7 +281,7 @@ impl Run {
         if self.drained {
             return None;
         }
-        let drain = self.worker.shared.sessions.draining()?;
+        let drain = self.worker.draining()?;
         let unopened = self.machine.framing().is_none();
         let redirected = unopened && self.live.settings.see_other_uri.is_some();
         Some(if redirected { drain.end() } else { drain.turn(self.id) })

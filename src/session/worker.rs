@@ -184,12 +184,6 @@ impl Sessions {
         self.draining.borrow().is_some()
     }
 
-    /// The drain, once it has begun.
-    #[must_use]
-    pub fn draining(&self) -> Option<Drain> {
-        *self.draining.borrow()
-    }
-
     /// No further session is admitted, and every worker ends its own within the window.
     pub fn drain(&self, drain: Drain) {
         self.draining.send_replace(Some(drain));
@@ -311,6 +305,8 @@ pub struct Worker {
     pub overload_warnings: Throttle,
     wakers: RefCell<HashMap<u64, Waker>>,
     next: Cell<u64>,
+    /// The thread's own copy, since every session looks at it whenever something happens.
+    draining: Cell<Option<Drain>>,
 }
 
 impl Worker {
@@ -323,20 +319,26 @@ impl Worker {
             overload_warnings: Throttle::default(),
             wakers: RefCell::new(HashMap::new()),
             next: Cell::new(first_id),
+            draining: Cell::new(None),
             shared,
         });
         let mut draining = worker.shared.sessions.draining.subscribe();
         let weak = Rc::downgrade(&worker);
         actix_rt::spawn(async move {
-            if draining.wait_for(Option::is_some).await.is_ok()
-                && let Some(worker) = weak.upgrade()
-            {
+            let drain = draining.wait_for(Option::is_some).await.map(|drain| *drain);
+            if let (Ok(drain), Some(worker)) = (drain, weak.upgrade()) {
+                worker.draining.set(drain);
                 for waker in worker.wakers.borrow().values() {
                     waker.wake_by_ref();
                 }
             }
         });
         worker
+    }
+
+    /// The drain, once it has begun and this thread has heard of it; its sessions are woken then.
+    pub(crate) fn draining(&self) -> Option<Drain> {
+        self.draining.get()
     }
 
     /// A number for the log, unlike any other of this process.
