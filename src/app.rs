@@ -99,6 +99,8 @@ struct Gateway {
     admin: Option<Running>,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
+    /// The BOSH sessions, and what the dead ones of them have still to say.
+    registry: Arc<Registry>,
     /// What a reload replaces.
     current: Arc<Current>,
     /// The configuration in force.
@@ -128,7 +130,7 @@ impl Gateway {
             None => None,
         };
         let public = start_public(&config, sockets.public, &shared, &current, extra)?;
-        Ok(Self { public, admin, sessions, metrics, current, config })
+        Ok(Self { public, admin, sessions, metrics, registry: shared.registry, current, config })
     }
 
     /// Serves until a signal, then drains. A second signal ends the draining. SIGHUP reloads the
@@ -175,7 +177,9 @@ impl Gateway {
             self.sessions.drain(drain);
         } else {
             self.sessions.drain(drain);
-            until(window, none_open).await;
+            // What a BOSH session ends with may have to wait for its client's next request.
+            let all_told = || none_open() && self.registry.is_empty();
+            until((window + ANSWER_PATIENCE).min(timeout), all_told).await;
             self.close_listeners().await;
         }
         until(timeout.saturating_sub(window), none_open).await
