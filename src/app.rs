@@ -27,6 +27,7 @@ use crate::http::ws::Hook;
 use crate::http::{self, Routes};
 use crate::metrics::Metrics;
 use crate::proto::ws;
+use crate::session::addresses::Addresses;
 use crate::session::registry::Registry;
 use crate::session::worker::{Sessions, Shared, Worker};
 use crate::upstream::Connector;
@@ -101,8 +102,8 @@ impl Gateway {
         metrics
             .unverified_routes
             .set(i64::try_from(connector.unverified_routes()).unwrap_or(i64::MAX));
-        let sessions =
-            Arc::new(Sessions::new(config.limits.sessions, config.limits.sessions_per_address));
+        let addresses = Arc::new(Addresses::new(convert::addresses(config)));
+        let sessions = Arc::new(Sessions::new(config.limits.sessions, addresses));
         let shared = Shared {
             metrics: Arc::clone(&metrics),
             connector,
@@ -215,7 +216,8 @@ fn start_public(
         .disable_signals();
     // Every worker numbers its sessions from a range of its own.
     let ranges = Arc::new(AtomicU64::new(1));
-    let face = Arc::new(convert::face(config));
+    let trust = Arc::new(convert::trust(config));
+    let face = Arc::new(convert::face(config, Arc::clone(&trust)));
     let mut listeners = Vec::new();
     for listener in sockets {
         listeners.push(listener.try_clone().context("sharing a listener")?);
@@ -223,7 +225,7 @@ fn start_public(
         info!(%address, "listening");
         let (shared, routes) = (shared.clone(), routes.clone());
         let (ranges, extra) = (Arc::clone(&ranges), extra.clone());
-        let face = Arc::clone(&face);
+        let (face, trust) = (Arc::clone(&face), Arc::clone(&trust));
         let (keep_alive, head_timeout) = (config.listen.keep_alive, config.listen.head_timeout);
         let close_grace = config.upstream.close_grace;
         let guard = guard::Limits {
@@ -236,6 +238,7 @@ fn start_public(
             let hook = Rc::new(Hook {
                 worker: Worker::start(shared.clone(), range << 40),
                 routes: Rc::new(routes.clone()),
+                trust: Arc::clone(&trust),
             });
             let routes = Rc::clone(&hook.routes);
             let face = Face { worker: Rc::clone(&hook.worker), settings: Arc::clone(&face) };
@@ -344,11 +347,13 @@ impl Signals {
 
 /// From the configuration's words to each part's own.
 mod convert {
-    use super::{Config, http, ws};
+    use super::{Arc, Config, http, ws};
     use crate::config;
+    use crate::proto::forwarded::Networks;
     use crate::proto::seam::FeatureRules;
     use crate::proto::stream::Served;
     use crate::proto::{bosh, frame, handshake, xml};
+    use crate::session::addresses;
     use crate::upstream;
 
     pub(super) fn handshake(config: &Config) -> handshake::Settings {
@@ -411,7 +416,27 @@ mod convert {
         }
     }
 
-    pub(super) fn face(config: &Config) -> http::bosh::Settings {
+    pub(super) fn trust(config: &Config) -> http::caller::Trust {
+        http::caller::Trust {
+            proxies: Networks::new(&config.listen.trusted_proxies),
+            exempt: Networks::new(&config.limits.exempt_peers),
+        }
+    }
+
+    pub(super) fn addresses(config: &Config) -> addresses::Limits {
+        let limits = &config.limits;
+        addresses::Limits {
+            sessions: limits.sessions_per_address,
+            unauthenticated: limits.unauthenticated_per_address,
+            connections: limits.connections_per_address,
+            new_sessions: limits.new_sessions_per_minute,
+            new_connections: limits.new_connections_per_second,
+            requests: limits.requests_per_second,
+            auth_failures: limits.auth_failures_per_minute,
+        }
+    }
+
+    pub(super) fn face(config: &Config, trust: Arc<http::caller::Trust>) -> http::bosh::Settings {
         let bosh = &config.bosh;
         http::bosh::Settings {
             origins: origins(&bosh.allowed_origins),
@@ -420,6 +445,7 @@ mod convert {
             gzip: bosh.gzip,
             legacy_unknown: bosh.legacy_unknown == config::LegacyUnknown::Http,
             strangers: config.limits.unknown_sids_per_minute.map(http::bosh::Strangers::new),
+            trust,
         }
     }
 

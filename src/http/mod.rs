@@ -6,7 +6,10 @@
 
 pub mod admin;
 pub mod bosh;
+pub mod caller;
+pub mod door;
 pub mod guard;
+pub mod proxy_protocol;
 pub mod ws;
 
 use std::rc::Rc;

@@ -9,6 +9,7 @@
 use std::io;
 use std::net::SocketAddr;
 use std::rc::Rc;
+use std::sync::Arc;
 use std::time::Duration;
 
 use actix_codec::Framed;
@@ -17,13 +18,15 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tracing::{debug, info_span, warn};
 
+use super::caller::{Arrival, Caller, Trust};
+use super::door::Entered;
 use super::guard::Guarded;
 use super::{Judged, Routes, version};
 use crate::metrics::Upgrade;
 use crate::proto::handshake::{self, Verdict};
 use crate::session::run::Run;
 use crate::session::timer::clock;
-use crate::session::worker::Worker;
+use crate::session::worker::{NoPlace, Worker};
 
 /// How long a refused client may take to read the refusal.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(5);
@@ -39,6 +42,8 @@ pub struct Hook {
     pub worker: Rc<Worker>,
     /// The routes it shares with the `App`.
     pub routes: Rc<Routes>,
+    /// Whom to believe who the client is.
+    pub trust: Arc<Trust>,
 }
 
 impl Hook {
@@ -49,7 +54,15 @@ impl Hook {
         request: Request,
         framed: Framed<Guarded, h1::Codec>,
     ) -> Result<(), actix_http::Error> {
-        let peer = request.peer_addr();
+        let caller = {
+            let arrival = request.conn_data::<Rc<Entered>>().map(|entered| entered.arrival);
+            Caller::of(
+                &arrival.unwrap_or_else(|| Arrival::plain(request.peer_addr())),
+                request.headers(),
+                &self.trust,
+            )
+        };
+        let peer = caller.address;
         let head_only = request.method() == actix_http::Method::HEAD;
         let judged = {
             let headers =
@@ -74,16 +87,30 @@ impl Hook {
         let metrics = &self.worker.shared.metrics;
         let refusal = match judged {
             Judged::WebSocket(Verdict::Accept { accept_key, protocol }) => {
-                if let Some(permit) = self.worker.shared.sessions.admit(peer.map(|peer| peer.ip()))
-                {
-                    metrics.upgrade(Upgrade::Accepted);
-                    answer.extend(handshake::switching_protocols(&accept_key, protocol));
-                    return self.start(socket, &answer, early, permit, peer).await;
+                let sessions = &self.worker.shared.sessions;
+                let now = clock();
+                let admitted = sessions
+                    .addresses()
+                    .request(caller.limited, now)
+                    .map_err(NoPlace::Limit)
+                    .and_then(|()| sessions.admit(caller.limited, now));
+                match admitted {
+                    Ok(permit) => {
+                        metrics.upgrade(Upgrade::Accepted);
+                        answer.extend(handshake::switching_protocols(&accept_key, protocol));
+                        return self.start(socket, &answer, early, permit, peer).await;
+                    }
+                    Err(NoPlace::Limit(limit)) => metrics.limits.hit(limit),
+                    Err(NoPlace::Draining) => {}
                 }
                 metrics.upgrade(Upgrade::Overload);
-                if let Some(held_back) = self.worker.overload_warnings.admit(clock()) {
-                    let sessions = self.worker.shared.sessions.open();
-                    warn!(sessions, held_back, "upgrade_refused: no place for another session");
+                if let Some(held_back) = self.worker.overload_warnings.admit(now) {
+                    let (sessions, why) =
+                        (sessions.open(), admitted.map_or_else(NoPlace::label, |_| ""));
+                    warn!(
+                        sessions,
+                        why, held_back, "upgrade_refused: no place for another session"
+                    );
                 }
                 let id = self.worker.next_id();
                 let wait = RETRY_AFTER.start + id % (RETRY_AFTER.end - RETRY_AFTER.start);

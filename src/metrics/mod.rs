@@ -5,6 +5,7 @@
 //! free text is ever one (SEC-15).
 
 mod bosh;
+mod limits;
 
 use std::sync::Arc;
 
@@ -14,6 +15,7 @@ use prometheus::{
 };
 
 pub use bosh::{BoshMetrics, OpenGuard, Refusal};
+pub use limits::{Limit, LimitMetrics, ProxyHeader};
 
 use crate::proto::fault::Fault;
 use crate::proto::stream::Flow;
@@ -134,6 +136,8 @@ pub struct Metrics {
     registry: Registry,
     /// What only BOSH has.
     pub bosh: BoshMetrics,
+    /// What is counted when a limit is reached, and at the door.
+    pub limits: LimitMetrics,
     transports: [TransportMetrics; 3],
     upgrades: [IntCounter; 5],
     upstream_connects: IntCounterVec,
@@ -266,8 +270,10 @@ impl Metrics {
             }
         });
         let bosh = BoshMetrics::register(&registry)?;
+        let limits = LimitMetrics::register(&registry)?;
         Ok(Arc::new(Self {
             bosh,
+            limits,
             transports,
             upgrades: Upgrade::ALL.map(|outcome| upgrades.with_label_values(&[outcome.label()])),
             upstream_connects,

@@ -52,7 +52,7 @@ pub struct Run {
     registered: bool,
     id: u64,
     opened: Instant,
-    _permit: Permit,
+    permit: Permit,
 }
 
 impl Run {
@@ -85,7 +85,7 @@ impl Run {
             id,
             opened: now,
             worker,
-            _permit: permit,
+            permit,
         }
     }
 
@@ -278,6 +278,9 @@ impl Run {
     fn count(&self, buffers: &mut Buffers) {
         let tally = std::mem::take(&mut buffers.out.tally);
         self.worker.shared.count(self.transport, &tally);
+        if tally.failures > 0 {
+            self.permit.failed(tally.failures, clock());
+        }
     }
 }
 
@@ -342,6 +345,9 @@ impl Future for Run {
         }
         buffers.trim();
         drop(buffers);
+        if this.machine.is_authenticated() {
+            this.permit.authenticated();
+        }
         if this.machine.is_over() {
             return Poll::Ready(());
         }
