@@ -3,6 +3,7 @@
 #[cfg(feature = "demo")]
 pub mod demo;
 
+use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use tracing::{debug, info, warn};
 use crate::config::Config;
 use crate::http::admin::Admin;
 use crate::http::bosh::Face;
+use crate::http::door::Door;
 use crate::http::guard::{self, Guarded};
 use crate::http::ws::Hook;
 use crate::http::{self, Routes};
@@ -218,6 +220,11 @@ fn start_public(
     let ranges = Arc::new(AtomicU64::new(1));
     let trust = Arc::new(convert::trust(config));
     let face = Arc::new(convert::face(config, Arc::clone(&trust)));
+    let door = Door {
+        settings: convert::door(config, Arc::clone(&trust)),
+        addresses: Arc::clone(shared.sessions.addresses()),
+        metrics: Arc::clone(&shared.metrics),
+    };
     let mut listeners = Vec::new();
     for listener in sockets {
         listeners.push(listener.try_clone().context("sharing a listener")?);
@@ -225,7 +232,7 @@ fn start_public(
         info!(%address, "listening");
         let (shared, routes) = (shared.clone(), routes.clone());
         let (ranges, extra) = (Arc::clone(&ranges), extra.clone());
-        let (face, trust) = (Arc::clone(&face), Arc::clone(&trust));
+        let (face, trust, door) = (Arc::clone(&face), Arc::clone(&trust), door.clone());
         let (keep_alive, head_timeout) = (config.listen.keep_alive, config.listen.head_timeout);
         let close_grace = config.upstream.close_grace;
         let guard = guard::Limits {
@@ -240,6 +247,7 @@ fn start_public(
                 routes: Rc::new(routes.clone()),
                 trust: Arc::clone(&trust),
             });
+            let door = Rc::new(door.clone());
             let routes = Rc::clone(&hook.routes);
             let face = Face { worker: Rc::clone(&hook.worker), settings: Arc::clone(&face) };
             let app = App::new()
@@ -267,14 +275,21 @@ fn start_public(
                 .local_addr(address)
                 .on_connect_ext(|socket: &Guarded, data| {
                     data.insert(socket.watch());
+                    data.insert(socket.entered());
                 })
                 .upgrade(upgrade)
                 .finish(map_config(app, |()| AppConfig::default()));
-            fn_service(move |socket: TcpStream| async move {
-                let peer = socket.peer_addr().ok();
-                // Without it an answer waits for the acknowledgement of the one before.
-                let _ = socket.set_nodelay(true);
-                Ok::<_, DispatchError>((Guarded::new(socket, guard), Protocol::Http1, peer))
+            fn_service(move |mut socket: TcpStream| {
+                let door = Rc::clone(&door);
+                async move {
+                    let Some(entered) = door.enter(&mut socket).await else {
+                        return Err(DispatchError::Io(ErrorKind::ConnectionRefused.into()));
+                    };
+                    let peer = entered.arrival.client;
+                    // Without it an answer waits for the acknowledgement of the one before.
+                    let _ = socket.set_nodelay(true);
+                    Ok((Guarded::new(socket, guard, entered), Protocol::Http1, peer))
+                }
             })
             .and_then(http)
         })?;
@@ -420,6 +435,14 @@ mod convert {
         http::caller::Trust {
             proxies: Networks::new(&config.listen.trusted_proxies),
             exempt: Networks::new(&config.limits.exempt_peers),
+        }
+    }
+
+    pub(super) fn door(config: &Config, trust: Arc<http::caller::Trust>) -> http::door::Settings {
+        http::door::Settings {
+            proxies: Networks::new(&config.listen.proxy_protocol),
+            patience: config.listen.proxy_protocol_timeout,
+            trust,
         }
     }
 

@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
+use super::door::Entered;
 use crate::session::timer::clock;
 
 /// Bytes that may be sent behind a request that is held.
@@ -96,6 +97,7 @@ pub struct Guarded {
     io: TcpStream,
     limits: Limits,
     watch: Rc<Watch>,
+    entered: Rc<Entered>,
     /// Since when the socket takes nothing.
     blocked: Option<Instant>,
     /// Something was written and may not have been all.
@@ -106,17 +108,23 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// A socket under these limits.
+    /// A socket under these limits, which came in as it says.
     #[must_use]
-    pub fn new(io: TcpStream, limits: Limits) -> Self {
+    pub fn new(io: TcpStream, limits: Limits, entered: Rc<Entered>) -> Self {
         let watch = Rc::default();
-        Self { io, limits, watch, blocked: None, wrote: false, in_vain: 0, sleep: None }
+        Self { io, limits, watch, entered, blocked: None, wrote: false, in_vain: 0, sleep: None }
     }
 
     /// What is known of its requests.
     #[must_use]
     pub fn watch(&self) -> Rc<Watch> {
         Rc::clone(&self.watch)
+    }
+
+    /// How it came in.
+    #[must_use]
+    pub fn entered(&self) -> Rc<Entered> {
+        Rc::clone(&self.entered)
     }
 
     /// The socket itself, for one who watches it better.
