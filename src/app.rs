@@ -432,10 +432,10 @@ mod convert {
     }
 
     pub(super) fn trust(config: &Config) -> http::caller::Trust {
-        http::caller::Trust {
-            proxies: Networks::new(&config.listen.trusted_proxies),
-            exempt: Networks::new(&config.limits.exempt_peers),
-        }
+        http::caller::Trust::new(
+            Networks::new(&config.listen.trusted_proxies),
+            Networks::new(&config.limits.exempt_peers),
+        )
     }
 
     pub(super) fn door(config: &Config, trust: Arc<http::caller::Trust>) -> http::door::Settings {

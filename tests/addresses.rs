@@ -108,6 +108,8 @@ fn forwarding_headers_count_from_trusted_peers() -> Result {
             let peer = logged(&gateway, &url, b"", headers).await?;
             ensure!(peer.starts_with("127.0.0.1:"), "{headers:?}: {peer}");
         }
+        // Whose proxy it is wants to know, once.
+        ensure!(gateway.log().matches("forwarding_headers_ignored").count() == 1);
         let (gateway, url) =
             self::gateway("trusted_proxies = [\"127.0.0.1\", \"10.0.0.0/8\"]", "")?;
         for (headers, client) in [
@@ -467,6 +469,20 @@ fn requests_and_connections_are_bounded() -> Result {
         ensure!(open("127.0.0.3").await?.is_some(), "another address");
         let hits = "bosphorus_limit_hits_total{limit=\"connections_per_address\"}";
         ensure!(gateway.metric(hits)? == 1.0);
+        // What becomes a WebSocket is a connection no more.
+        let headers = "GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Protocol: xmpp\r\n\r\n";
+        let mut sockets = Vec::new();
+        for _ in 0..3 {
+            let socket = eventually("a WebSocket", async || {
+                let mut socket = Connection::open_from("127.0.0.5", &url.authority).await.ok()?;
+                socket.send(headers.as_bytes()).await.ok()?;
+                let answer = socket.answer().await.ok()??;
+                (answer.status == 101).then_some(socket)
+            });
+            sockets.push(socket.await?);
+        }
         drop(three);
         eventually("room for another one", async || open("127.0.0.2").await.ok().flatten()).await?;
         Ok(())

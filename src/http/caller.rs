@@ -6,19 +6,20 @@
 //! admission, limits and the log.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use actix_http::header::HeaderMap;
+use actix_http::header::{self, HeaderMap};
+use tracing::warn;
 
 use crate::proto::forwarded::{self, Networks};
 
 /// Whom to believe, and whom the limits per address spare.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Trust {
-    /// SEC-19: peers whose forwarding headers count.
-    pub proxies: Networks,
-    /// Peers that the limits per address do not hold for, unless a proxy has named the client: as
-    /// likely as not they are a proxy that nobody has listed, and all clients at once.
-    pub exempt: Networks,
+    proxies: Networks,
+    exempt: Networks,
+    /// Somebody was told that a proxy may be missing from the list.
+    warned: AtomicBool,
 }
 
 /// How a connection came in.
@@ -68,12 +69,16 @@ impl Caller {
     #[must_use]
     pub fn of(arrival: &Arrival, headers: &HeaderMap, trust: &Trust) -> Self {
         let told = match arrival.client {
-            Some(peer) if !trust.proxies.is_empty() => forwarded::read(
+            Some(peer) if trust.proxies.contains(peer.ip()) => forwarded::read(
                 peer.ip(),
                 &trust.proxies,
                 headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())),
             ),
-            _ => forwarded::Told::default(),
+            Some(peer) => {
+                trust.look_for_unlisted(peer.ip(), headers);
+                forwarded::Told::default()
+            }
+            None => forwarded::Told::default(),
         };
         let secure = told.secure.unwrap_or(arrival.secure);
         match told.address {
@@ -87,6 +92,33 @@ impl Caller {
 }
 
 impl Trust {
+    /// Believes `proxies` (SEC-19). Peers that are `exempt` are not held to the limits per address,
+    /// unless a proxy has named the client: as likely as not they are a proxy that nobody has
+    /// listed, and all clients at once.
+    #[must_use]
+    pub fn new(proxies: Networks, exempt: Networks) -> Self {
+        Self { proxies, exempt, warned: AtomicBool::new(false) }
+    }
+
+    /// Says once what the operator of a proxy wants to know; strangers on the net, who may write
+    /// what they like, are no reason to.
+    fn look_for_unlisted(&self, peer: IpAddr, headers: &HeaderMap) {
+        let is_forwarded = || {
+            headers.contains_key(header::X_FORWARDED_FOR) || headers.contains_key(header::FORWARDED)
+        };
+        if !self.warned.load(Ordering::Relaxed)
+            && self.exempt.contains(peer)
+            && is_forwarded()
+            && !self.warned.swap(true, Ordering::Relaxed)
+        {
+            warn!(
+                %peer,
+                "forwarding_headers_ignored: to believe them, list their sender in \
+                 listen.trusted_proxies"
+            );
+        }
+    }
+
     /// The address under which the limits hold, if they do.
     ///
     /// Trusted proxies are exempt as themselves (SEC-16), whoever named them. An address that was
@@ -115,7 +147,7 @@ mod tests {
     }
 
     fn trust() -> Trust {
-        Trust { proxies: networks(&["10.0.0.0/8"]), exempt: networks(&["127.0.0.0/8", "::1/128"]) }
+        Trust::new(networks(&["10.0.0.0/8"]), networks(&["127.0.0.0/8", "::1/128"]))
     }
 
     /// The caller behind `peer`: address, whether secure, under which address limited.

@@ -3,6 +3,9 @@
 //! A listener that carries WebSocket sessions has actix's upgrade hook set, and then *every*
 //! upgrade on it, on any path, goes to the hook and the `App` never sees it (see [`ws`]). So both
 //! answer from the same [`Routes`].
+//!
+//! A connection comes in through the [`door`], which knows load balancers and limits connections;
+//! who has sent a request, through whatever proxies, is found out by [`caller`].
 
 pub mod admin;
 pub mod bosh;
