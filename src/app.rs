@@ -24,12 +24,14 @@ use self::signals::{Signal, Signals};
 use crate::config::{Config, ConfigError};
 use crate::http::admin::Admin;
 use crate::http::connection;
+use crate::http::door::Door;
 use crate::http::guard::Guarded;
 use crate::http::ws::Hook;
 use crate::http::{self, Current, Live, Routes};
 use crate::io::Io;
 use crate::metrics::Metrics;
 use crate::proto::ws;
+use crate::session::addresses::Addresses;
 use crate::session::registry::Registry;
 use crate::session::timer::clock;
 use crate::session::worker::{self, Drain, Sessions, Shared, Worker};
@@ -113,8 +115,8 @@ impl Gateway {
         let metrics = Metrics::register().context("registering the metrics")?;
         let live = live(&config)?;
         reload::note(&metrics, &live);
-        let sessions =
-            Arc::new(Sessions::new(config.limits.sessions, config.limits.sessions_per_address));
+        let addresses = Arc::new(Addresses::new(convert::addresses(&config)));
+        let sessions = Arc::new(Sessions::new(config.limits.sessions, addresses));
         let shared = Shared {
             metrics: Arc::clone(&metrics),
             registry: Arc::new(
@@ -196,9 +198,12 @@ impl Gateway {
 fn live(config: &Config) -> anyhow::Result<Live> {
     let connector = Connector::new(convert::upstream(config))
         .context("preparing the connections to the XMPP servers")?;
+    let trust = Arc::new(convert::trust(config));
     Ok(Live {
         routes: Routes::new(&config.ws.paths, &config.bosh.paths, convert::handshake(config)),
-        face: Arc::new(convert::face(config)),
+        face: Arc::new(convert::face(config, Arc::clone(&trust))),
+        door: Arc::new(convert::door(config, Arc::clone(&trust))),
+        trust,
         connection: convert::connection(config),
         sessions: Arc::new(worker::Live {
             connector,
@@ -311,25 +316,31 @@ fn start_public(
                 .local_addr(address)
                 .on_connect_ext(|socket: &Guarded, data| {
                     data.insert(socket.watch());
+                    data.insert(socket.entered());
                 })
                 .upgrade(upgrade)
                 .finish(map_config(app, |()| AppConfig::default()));
             let http = Rc::new(http);
-            let metrics = Arc::clone(&shared.metrics);
+            let shared = shared.clone();
             fn_factory(move || {
                 let http = http.new_service(());
-                let (metrics, current) = (Arc::clone(&metrics), Arc::clone(&current));
+                let (shared, current) = (shared.clone(), Arc::clone(&current));
                 async move {
                     let http = Rc::new(http.await?);
-                    Ok::<_, ()>(fn_service(move |socket: TcpStream| {
-                        let (http, metrics) = (Rc::clone(&http), Arc::clone(&metrics));
-                        let limits = current.load().connection;
+                    Ok::<_, ()>(fn_service(move |mut socket: TcpStream| {
+                        let (http, live) = (Rc::clone(&http), current.load());
+                        let metrics = Arc::clone(&shared.metrics);
+                        let addresses = Arc::clone(shared.sessions.addresses());
+                        let door = Door { settings: Arc::clone(&live.door), addresses, metrics };
+                        let limits = live.connection;
                         async move {
-                            let peer = socket.peer_addr().ok();
+                            let Some(entered) = door.enter(&mut socket).await else {
+                                return Ok(());
+                            };
                             let io = Io::Tcp(socket);
                             // Without it an answer waits for the acknowledgement of the one before.
                             io.set_nodelay();
-                            connection::serve(io, peer, http, limits, &metrics.http).await
+                            connection::serve(io, entered, http, limits, &door.metrics.http).await
                         }
                     }))
                 }
@@ -382,11 +393,13 @@ fn bind(address: SocketAddr, backlog: u32) -> anyhow::Result<TcpListener> {
 
 /// From the configuration's words to each part's own.
 mod convert {
-    use super::{Config, http, ws};
+    use super::{Arc, Config, http, ws};
     use crate::config;
+    use crate::proto::forwarded::Networks;
     use crate::proto::seam::FeatureRules;
     use crate::proto::stream::Served;
     use crate::proto::{bosh, frame, handshake, xml};
+    use crate::session::addresses;
     use crate::upstream;
 
     pub(super) fn handshake(config: &Config) -> handshake::Settings {
@@ -462,7 +475,35 @@ mod convert {
         }
     }
 
-    pub(super) fn face(config: &Config) -> http::bosh::Settings {
+    pub(super) fn trust(config: &Config) -> http::caller::Trust {
+        http::caller::Trust::new(
+            Networks::new(&config.listen.trusted_proxies),
+            Networks::new(&config.limits.exempt_peers),
+        )
+    }
+
+    pub(super) fn door(config: &Config, trust: Arc<http::caller::Trust>) -> http::door::Settings {
+        http::door::Settings {
+            proxies: Networks::new(&config.listen.proxy_protocol),
+            patience: config.listen.proxy_protocol_timeout,
+            trust,
+        }
+    }
+
+    pub(super) fn addresses(config: &Config) -> addresses::Limits {
+        let limits = &config.limits;
+        addresses::Limits {
+            sessions: limits.sessions_per_address,
+            unauthenticated: limits.unauthenticated_per_address,
+            connections: limits.connections_per_address,
+            new_sessions: limits.new_sessions_per_minute,
+            new_connections: limits.new_connections_per_second,
+            requests: limits.requests_per_second,
+            auth_failures: limits.auth_failures_per_minute,
+        }
+    }
+
+    pub(super) fn face(config: &Config, trust: Arc<http::caller::Trust>) -> http::bosh::Settings {
         let bosh = &config.bosh;
         http::bosh::Settings {
             origins: origins(&bosh.allowed_origins),
@@ -471,6 +512,7 @@ mod convert {
             gzip: bosh.gzip,
             legacy_unknown: bosh.legacy_unknown == config::LegacyUnknown::Http,
             strangers: config.limits.unknown_sids_per_minute.map(http::bosh::Strangers::new),
+            trust,
         }
     }
 

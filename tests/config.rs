@@ -200,6 +200,66 @@ fn a_wrong_type_names_line_and_expectation() {
     );
 }
 
+/// SEC-16, SEC-19, SEC-20: networks and limits per address; what is wrong with one is told.
+#[test]
+fn networks_are_checked() {
+    let dir = Dir::new("networks");
+    let file = dir.write(
+        "n.toml",
+        r#"[listen]
+trusted_proxies = [
+  "10.0.0.0/8",
+  "192.0.2.1",
+  "2001:db8::/32",
+  "10.0.0.1/8",
+  "proxy.example",
+  "::ffff:10.0.0.0/104",
+]
+proxy_protocol = ["10.0.0.0/33"]
+proxy_protocol_timeout = "0s"
+[limits]
+exempt_peers = ["localhost"]
+requests_per_second = 100000000
+[domains."example.org"]
+servers = ["127.0.0.1"]
+"#,
+    );
+    let network =
+        "expected a network such as \"10.0.0.0/8\" or \"2001:db8::/32\", or an IP address, found";
+    let expected = [
+        (
+            6,
+            "listen.trusted_proxies: expected a network without bits behind its prefix, such as \
+             \"10.0.0.0/8\", found \"10.0.0.1/8\""
+                .to_owned(),
+        ),
+        (7, format!("listen.trusted_proxies: {network} \"proxy.example\"")),
+        (
+            8,
+            "listen.trusted_proxies: expected an IPv4 network, without ::ffff:, found \
+             \"::ffff:10.0.0.0/104\""
+                .to_owned(),
+        ),
+        (10, format!("listen.proxy_protocol: {network} \"10.0.0.0/33\"")),
+        (11, "listen.proxy_protocol_timeout: expected 1ms to 24h, found 0s".to_owned()),
+        (13, format!("limits.exempt_peers: {network} \"localhost\"")),
+        (14, "limits.requests_per_second: expected 0 to 10000000, found 100000000".to_owned()),
+    ];
+    let expected = expected.map(|(line, text)| format!("{}:{line}: {text}", file.display()));
+    assert_eq!(refused(Some(&file), &[], &[]), expected);
+
+    let text = "[listen]\ntrusted_proxies = [\"192.0.2.1\", \"::/0\"]\n[limits]\n\
+                exempt_peers = []\nnew_sessions_per_minute = 0\n";
+    let config = Config::from_toml_str(&format!("{text}{DOMAIN}")).unwrap();
+    let listed: Vec<_> = config.listen.trusted_proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(listed, ["192.0.2.1/32", "::/0"]);
+    assert_eq!(
+        (config.limits.new_sessions_per_minute, config.limits.exempt_peers.len()),
+        (None, 0)
+    );
+    assert_eq!(config.warnings.len(), 1, "every peer is believed: {:?}", config.warnings);
+}
+
 /// Every fault in one pass, each at the line, variable or flag that set it, elements of lists at their own line.
 #[test]
 fn wrong_values_are_all_found() {

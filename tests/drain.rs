@@ -110,7 +110,7 @@ async fn drain(kind: Kind, count: usize) -> Result {
 
     // What they say is heard, so the messages are in flight.
     let mut heard = Heard::new(count);
-    while heard.of.iter().any(|of| *of == 0) {
+    while heard.of.contains(&0) {
         heard.take(&collector.body().await?)?;
     }
     let managed: Vec<_> =

@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::{error, info, warn};
 
-use super::{Gateway, Load, live, notify, raise_file_limit};
+use super::{Gateway, Load, convert, live, notify, raise_file_limit};
 use crate::config::Config;
 use crate::http::Live;
 use crate::metrics::Metrics;
@@ -61,7 +61,8 @@ impl Gateway {
         if limits.sessions > self.config.limits.sessions {
             raise_file_limit(limits.sessions);
         }
-        self.sessions.limit(limits.sessions, limits.sessions_per_address);
+        self.sessions.limit(limits.sessions);
+        self.sessions.addresses().limit(convert::addresses(&config));
         note(&self.metrics, &live);
         self.current.replace(live);
         info!(domains = config.domains.len(), "config_reloaded");

@@ -3,6 +3,7 @@
 //! All faults are collected, each with the place that set the offending key. What is legal but
 //! dangerous, or pointless, becomes a warning.
 
+mod addresses;
 mod bosh;
 mod drain;
 
@@ -159,6 +160,10 @@ impl Checker<'_> {
             ),
             keep_alive: self.duration(&["listen", "keep_alive"], raw.keep_alive),
             head_timeout: self.duration(&["listen", "head_timeout"], raw.head_timeout),
+            trusted_proxies: self.proxies(&["listen", "trusted_proxies"], &raw.trusted_proxies),
+            proxy_protocol: self.proxies(&["listen", "proxy_protocol"], &raw.proxy_protocol),
+            proxy_protocol_timeout: self
+                .duration(&["listen", "proxy_protocol_timeout"], raw.proxy_protocol_timeout),
         }
     }
 
@@ -299,13 +304,6 @@ impl Checker<'_> {
                 body_bytes,
             );
         }
-        let per_address =
-            self.count(&["limits", "sessions_per_address"], raw.sessions_per_address, 0..=MANY);
-        let unknown_sids = self.count32(
-            &["limits", "unknown_sids_per_minute"],
-            raw.unknown_sids_per_minute,
-            0..=MANY,
-        );
         Limits {
             element_bytes,
             server_element_bytes,
@@ -331,8 +329,25 @@ impl Checker<'_> {
                 .duration(&["limits", "unauthenticated_lifetime"], raw.unauthenticated_lifetime),
             stall_timeout: self.duration(&["limits", "stall_timeout"], raw.stall_timeout),
             sessions: self.count(&["limits", "sessions"], raw.sessions, 1..=MANY),
-            sessions_per_address: (per_address != 0).then_some(per_address),
-            unknown_sids_per_minute: (unknown_sids != 0).then_some(unknown_sids),
+            sessions_per_address: self
+                .bound("sessions_per_address", raw.sessions_per_address)
+                .map(|most| most as usize),
+            unauthenticated_per_address: self
+                .bound("unauthenticated_per_address", raw.unauthenticated_per_address)
+                .map(|most| most as usize),
+            new_sessions_per_minute: self
+                .bound("new_sessions_per_minute", raw.new_sessions_per_minute),
+            auth_failures_per_minute: self
+                .bound("auth_failures_per_minute", raw.auth_failures_per_minute),
+            requests_per_second: self.bound("requests_per_second", raw.requests_per_second),
+            connections_per_address: self
+                .bound("connections_per_address", raw.connections_per_address)
+                .map(|most| most as usize),
+            new_connections_per_second: self
+                .bound("new_connections_per_second", raw.new_connections_per_second),
+            unknown_sids_per_minute: self
+                .bound("unknown_sids_per_minute", raw.unknown_sids_per_minute),
+            exempt_peers: self.networks(&["limits", "exempt_peers"], &raw.exempt_peers),
         }
     }
 

@@ -9,6 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::proto::domain::Domain;
 
 /// The whole configuration, checked.
@@ -66,6 +68,12 @@ pub struct Listen {
     pub keep_alive: Duration,
     /// SEC-18: the time a client has for a whole request head.
     pub head_timeout: Duration,
+    /// SEC-19: proxies whose `X-Forwarded-For`, `X-Forwarded-Proto` and `Forwarded` count.
+    pub trusted_proxies: Vec<IpNet>,
+    /// SEC-20: peers whose connections begin with a PROXY header.
+    pub proxy_protocol: Vec<IpNet>,
+    /// SEC-20: the time they have for it.
+    pub proxy_protocol_timeout: Duration,
 }
 
 /// `[admin]`: metrics, health and readiness.
@@ -216,11 +224,26 @@ pub struct Limits {
     pub stall_timeout: Duration,
     /// Sessions in all.
     pub sessions: usize,
-    /// Sessions from one client address; `None` is no limit.
+    /// SEC-16: sessions of one client address (an IPv4 address, a /64 of IPv6). `None` is no limit,
+    /// as for all that follow.
     pub sessions_per_address: Option<usize>,
-    /// BOSH-91: BOSH requests for unknown sessions in a minute from one client address; `None` is
-    /// no limit.
+    /// SEC-16: those of them that have not authenticated yet.
+    pub unauthenticated_per_address: Option<usize>,
+    /// SEC-16: sessions that one address may begin in a minute.
+    pub new_sessions_per_minute: Option<u32>,
+    /// SEC-16: logins of one address that servers may refuse in a minute, before it gets no further
+    /// session for a while.
+    pub auth_failures_per_minute: Option<u32>,
+    /// SEC-16: BOSH requests and WebSocket upgrades of one address in a second.
+    pub requests_per_second: Option<u32>,
+    /// HTTP connections of one address, those that have become a WebSocket not among them.
+    pub connections_per_address: Option<usize>,
+    /// Connections that one address may begin in a second.
+    pub new_connections_per_second: Option<u32>,
+    /// BOSH-91: BOSH requests for unknown sessions of one address in a minute.
     pub unknown_sids_per_minute: Option<u32>,
+    /// Peers that the limits per address do not hold for, unless a proxy has named the client.
+    pub exempt_peers: Vec<IpNet>,
 }
 
 /// `[upstream]`: what holds for connections to every server.

@@ -36,6 +36,9 @@ pub(super) struct Listen {
     pub(super) max_connections: Count,
     pub(super) keep_alive: Span,
     pub(super) head_timeout: Span,
+    pub(super) trusted_proxies: Vec<String>,
+    pub(super) proxy_protocol: Vec<String>,
+    pub(super) proxy_protocol_timeout: Span,
 }
 
 impl Default for Listen {
@@ -47,6 +50,9 @@ impl Default for Listen {
             max_connections: Count(25_000),
             keep_alive: seconds(75),
             head_timeout: seconds(10),
+            trusted_proxies: Vec::new(),
+            proxy_protocol: Vec::new(),
+            proxy_protocol_timeout: seconds(3),
         }
     }
 }
@@ -164,7 +170,14 @@ pub(super) struct Limits {
     pub(super) stall_timeout: Span,
     pub(super) sessions: Count,
     pub(super) sessions_per_address: Count,
+    pub(super) unauthenticated_per_address: Count,
+    pub(super) new_sessions_per_minute: Count,
+    pub(super) auth_failures_per_minute: Count,
+    pub(super) requests_per_second: Count,
+    pub(super) connections_per_address: Count,
+    pub(super) new_connections_per_second: Count,
     pub(super) unknown_sids_per_minute: Count,
+    pub(super) exempt_peers: Vec<String>,
 }
 
 impl Default for Limits {
@@ -185,8 +198,25 @@ impl Default for Limits {
             unauthenticated_lifetime: seconds(60),
             stall_timeout: seconds(30),
             sessions: Count(20_000),
-            sessions_per_address: Count(0),
-            unknown_sids_per_minute: Count(0),
+            sessions_per_address: Count(100),
+            unauthenticated_per_address: Count(20),
+            new_sessions_per_minute: Count(30),
+            auth_failures_per_minute: Count(30),
+            requests_per_second: Count(100),
+            connections_per_address: Count(500),
+            new_connections_per_second: Count(100),
+            unknown_sids_per_minute: Count(200),
+            exempt_peers: list(&[
+                "127.0.0.0/8",
+                "10.0.0.0/8",
+                "172.16.0.0/12",
+                "192.168.0.0/16",
+                "100.64.0.0/10",
+                "169.254.0.0/16",
+                "::1/128",
+                "fc00::/7",
+                "fe80::/10",
+            ]),
         }
     }
 }

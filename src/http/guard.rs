@@ -33,6 +33,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::connection::Answering;
+use super::door::Entered;
 use crate::io::Io;
 use crate::session::timer::clock;
 
@@ -189,6 +190,7 @@ pub struct Guarded {
     early: Bytes,
     limits: Limits,
     watch: Rc<Watch>,
+    entered: Rc<Entered>,
     /// Since when the socket takes nothing.
     blocked: Option<Instant>,
     /// Something was written and may not have been all.
@@ -199,14 +201,15 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// A socket under these limits; `early` was read from it already.
+    /// A socket under these limits, which came in as it says; `early` was read from it already.
     #[must_use]
-    pub fn new(io: Io, early: Bytes, limits: Limits) -> Self {
+    pub fn new(io: Io, early: Bytes, limits: Limits, entered: Rc<Entered>) -> Self {
         Self {
             io: Some(io),
             early,
             limits,
             watch: Rc::default(),
+            entered,
             blocked: None,
             wrote: false,
             in_vain: 0,
@@ -218,6 +221,12 @@ impl Guarded {
     #[must_use]
     pub fn watch(&self) -> Rc<Watch> {
         Rc::clone(&self.watch)
+    }
+
+    /// How it came in.
+    #[must_use]
+    pub fn entered(&self) -> Rc<Entered> {
+        Rc::clone(&self.entered)
     }
 
     /// The socket itself, for one who watches it better, and what was read of it and not given

@@ -6,6 +6,7 @@
 
 mod bosh;
 mod http;
+mod limits;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use prometheus::{
 
 pub use bosh::{BoshMetrics, OpenGuard, Refusal};
 pub use http::{Connection, ConnectionGuard, HttpMetrics};
+pub use limits::{Limit, LimitMetrics, ProxyHeader};
 
 use crate::proto::fault::Fault;
 use crate::proto::stream::Flow;
@@ -147,6 +149,8 @@ pub struct Metrics {
     pub bosh: BoshMetrics,
     /// What HTTP connections do.
     pub http: HttpMetrics,
+    /// What is counted when a limit is reached, and at the door.
+    pub limits: LimitMetrics,
     transports: [TransportMetrics; 3],
     upgrades: [IntCounter; 6],
     upstream_connects: IntCounterVec,
@@ -294,9 +298,11 @@ impl Metrics {
         });
         let bosh = BoshMetrics::register(&registry)?;
         let http = HttpMetrics::register(&registry)?;
+        let limits = LimitMetrics::register(&registry)?;
         Ok(Arc::new(Self {
             bosh,
             http,
+            limits,
             transports,
             upgrades: Upgrade::ALL.map(|outcome| upgrades.with_label_values(&[outcome.label()])),
             upstream_connects,

@@ -39,7 +39,8 @@ use crate::upstream::{Established, OpenRequest};
 const FIRST: RequestId = RequestId(0);
 
 /// Makes the session that `body` asks for and starts its task on this worker. The receiver gets
-/// the creation response.
+/// the creation response. `secure` is whether the client's connection is TLS, as those of all its
+/// further requests then have to be (BOSH-89).
 ///
 /// # Errors
 /// The answer to a request that makes no session; nothing is left of it.
@@ -49,6 +50,7 @@ pub fn create(
     body: Body,
     permit: Permit,
     peer: Option<SocketAddr>,
+    secure: bool,
 ) -> Result<oneshot::Receiver<Reply>, Reply> {
     let now = clock();
     let shared = &worker.shared;
@@ -67,7 +69,8 @@ pub fn create(
         },
     )?;
     // A sid of 160 random bits that is taken is none: the system's randomness is broken.
-    let (place, mailbox) = shared.registry.insert(sid).ok_or_else(|| refusal(Fault::Bug))?;
+    let (place, mailbox) =
+        shared.registry.insert(sid, secure).ok_or_else(|| refusal(Fault::Bug))?;
     let at = (Rc::clone(worker), Arc::clone(live));
     let (run, answer) = Run::new(at, machine, (place, mailbox), permit, peer, now);
     actix_rt::spawn(run);
@@ -80,6 +83,7 @@ trait Driven: Machine<Out = Out> + Unpin {
     fn take_request(&mut self) -> Option<Box<OpenRequest>>;
     fn deadline(&self) -> Option<Instant>;
     fn ended(&self) -> Option<Fault>;
+    fn is_authenticated(&self) -> bool;
     fn is_zombie(&self) -> bool;
     fn is_over(&self) -> bool;
 }
@@ -301,6 +305,9 @@ impl<M: Driven> Run<M> {
     fn count(&self, out: &mut Out) {
         let (tally, counts) = (std::mem::take(&mut out.tally), std::mem::take(&mut out.counts));
         self.worker.shared.count(Some(Transport::Bosh), &tally);
+        if tally.failures > 0 {
+            self.permit.iter().for_each(|permit| permit.failed(tally.failures, clock()));
+        }
         self.worker.shared.metrics.bosh.count(&counts);
     }
 
@@ -373,6 +380,10 @@ impl Driven for Session {
         Self::ended(self)
     }
 
+    fn is_authenticated(&self) -> bool {
+        Self::is_authenticated(self)
+    }
+
     fn is_zombie(&self) -> bool {
         Self::is_zombie(self)
     }
@@ -414,6 +425,9 @@ impl<M: Driven> Future for Run<M> {
         this.count(&mut buffers.bosh);
         buffers.trim();
         drop(buffers);
+        if this.machine.is_authenticated() {
+            this.permit.iter_mut().for_each(Permit::authenticated);
+        }
         if this.machine.is_over() || this.machine.is_zombie() && !this.rest(now) {
             debug_assert!(this.open.is_empty(), "a session has ended without all its answers");
             return Poll::Ready(());

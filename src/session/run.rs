@@ -56,7 +56,7 @@ pub struct Run {
     registered: bool,
     id: u64,
     opened: Instant,
-    _permit: Permit,
+    permit: Permit,
 }
 
 impl Run {
@@ -93,7 +93,7 @@ impl Run {
             opened: now,
             worker,
             live,
-            _permit: permit,
+            permit,
         }
     }
 
@@ -303,6 +303,9 @@ impl Run {
     fn count(&self, buffers: &mut Buffers) {
         let tally = std::mem::take(&mut buffers.out.tally);
         self.worker.shared.count(self.transport, &tally);
+        if tally.failures > 0 {
+            self.permit.failed(tally.failures, clock());
+        }
     }
 }
 
@@ -367,6 +370,9 @@ impl Future for Run {
         }
         buffers.trim();
         drop(buffers);
+        if this.machine.is_authenticated() {
+            this.permit.authenticated();
+        }
         if this.machine.is_over() {
             return Poll::Ready(());
         }
