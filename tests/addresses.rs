@@ -5,10 +5,10 @@
 mod common;
 
 use anyhow::{Context, ensure};
-use common::bosh::{Body, CONTENT_TYPE, CREATION, creation, first_rid};
+use common::bosh::{Body, CONTENT_TYPE, CREATION, Session, creation, first_rid};
 use common::gateway::Gateway;
 use common::http::{Answer, Connection, Url};
-use common::scene::{AUTH, DOMAIN, Scene, message};
+use common::scene::{AUTH, DOMAIN, FEATURES, HEADER, SUCCESS, Scene, header, message};
 use common::socket::Socket;
 use common::{Result, block_on, eventually};
 
@@ -240,11 +240,11 @@ fn a_session_over_tls_stays_on_tls() -> Result {
         let mut connection = Connection::open(&scene.url.authority).await?;
         connection.send(&scene.url.post(&format!("{CONTENT_TYPE}{TLS}"), &text)).await?;
         let mut link = scene.peer.accept().await?;
-        common::scene::header(&mut link).await?;
-        link.write(common::scene::HEADER).await?;
-        link.write(common::scene::FEATURES).await?;
+        header(&mut link).await?;
+        link.write(HEADER).await?;
+        link.write(FEATURES).await?;
         let body = Body::of(&connection.prompt_answer().await?)?;
-        let mut session = common::bosh::Session::of(&scene.url, rid, body)?;
+        let mut session = Session::of(&scene.url, rid, body)?;
 
         let request = session.text(session.rid + 1, "", AUTH);
         for headers in ["", "X-Forwarded-Proto: http\r\n", "X-Forwarded-For: 192.0.2.1\r\n"] {
@@ -267,7 +267,7 @@ fn a_session_over_tls_stays_on_tls() -> Result {
         session.headers = format!("{CONTENT_TYPE}{TLS}");
         let mut request = session.next("", AUTH).await?;
         link.until("</auth>").await?;
-        link.write(common::scene::SUCCESS).await?;
+        link.write(SUCCESS).await?;
         request.body().await?;
         Ok(())
     })
@@ -291,7 +291,7 @@ fn the_proxy_header_tells_of_tls() -> Result {
         let rid = first_rid();
         let text = creation(rid, &format!("to='{DOMAIN}' {CREATION}"));
         let answer = ask(url, &header(1), &url.post(CONTENT_TYPE, &text)).await?;
-        let session = common::bosh::Session::of(url, rid, Body::of(&answer)?)?;
+        let session = Session::of(url, rid, Body::of(&answer)?)?;
         let request = url.post(CONTENT_TYPE, &session.text(rid + 1, "type='terminate'", ""));
         let mut plain = Connection::open(&url.authority).await?;
         plain.send(&[header(0), request.clone()].concat()).await?;
@@ -407,6 +407,33 @@ fn strangers_have_few_sessions() -> Result {
         let (_, mut refused) = scene.create(CREATION).await?;
         ensure!(refused.prompt_answer().await?.status == 503);
         ensure!(hits("sessions_per_address")? == 1.0);
+        Ok(())
+    })
+}
+
+/// SEC-16: the same over WebSocket.
+#[test]
+fn strangers_have_few_websockets() -> Result {
+    block_on(async {
+        let scene =
+            Scene::with("[limits]\nexempt_peers = []\nunauthenticated_per_address = 1\n").await?;
+        let upgrade = async || {
+            Socket::request(&scene.gateway.ws_url(), "Sec-WebSocket-Protocol: xmpp\r\n").await
+        };
+        let mut one = upgrade().await?.map_err(|refused| anyhow::anyhow!(refused.head))?;
+        let refused = upgrade().await?.err().context("the second stranger")?;
+        ensure!(refused.status == 503, "{}", refused.head);
+        one.send_text(&format!(
+            "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='{DOMAIN}' version='1.0'/>"
+        ))
+        .await?;
+        let mut link = scene.peer.accept().await?;
+        header(&mut link).await?;
+        link.write(&format!("{HEADER}{FEATURES}")).await?;
+        one.send_text(AUTH).await?;
+        link.until("</auth>").await?;
+        link.write(SUCCESS).await?;
+        eventually("room for another stranger", async || upgrade().await.ok()?.ok()).await?;
         Ok(())
     })
 }

@@ -74,11 +74,11 @@ impl Caller {
                 &trust.proxies,
                 headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())),
             ),
-            Some(peer) => {
+            Some(peer) if arrival.source == Source::Socket => {
                 trust.look_for_unlisted(peer.ip(), headers);
                 forwarded::Told::default()
             }
-            None => forwarded::Told::default(),
+            _ => forwarded::Told::default(),
         };
         let secure = told.secure.unwrap_or(arrival.secure);
         match told.address {
