@@ -105,7 +105,10 @@ fn the_command_tells_the_manager() -> Result {
         let log = directory.join("gateway.log");
         let heard = |word: &str| hear(&manager, word).with_context(|| tail(&log, 20));
         heard("READY=1")?;
-        ensure!(http_get(([127, 0, 0, 1], admin).into(), "/ready")?.0 == 200, "READY and not ready");
+        ensure!(
+            http_get(([127, 0, 0, 1], admin).into(), "/ready")?.0 == 200,
+            "READY and not ready"
+        );
         heard("WATCHDOG=1")?;
         let endpoint =
             Endpoint { url: format!("ws://127.0.0.1:{listen}/ws"), transport: Transport::Ws };
@@ -147,7 +150,8 @@ fn hear(manager: &UnixDatagram, word: &str) -> Result<String> {
 /// The words of `ExecStart=`, with the program and the configuration of this test.
 fn exec_start(config: &Path) -> Result<Vec<String>> {
     let unit = std::fs::read_to_string(UNIT)?;
-    let line = unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).context("a command")?;
+    let line =
+        unit.lines().find_map(|line| line.strip_prefix("ExecStart=")).context("a command")?;
     let words: Vec<_> = line.split(' ').collect();
     let [program, rest @ .., file] = &words[..] else { return Err(anyhow!("{line}")) };
     ensure!(*program == "/usr/bin/bosphorus" && *file == "/etc/bosphorus/bosphorus.toml", "{line}");
