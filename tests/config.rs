@@ -372,6 +372,44 @@ fn limits_that_contradict_each_other_are_refused() {
 }
 
 /// BOSH-06, BOSH-16, BOSH-17, BOSH-25, SEC-02: what `[bosh]` may say.
+/// WS-38: the place to go to is the URL of a WebSocket, and whoever sends clients from TLS to a
+/// place without is warned.
+#[test]
+fn the_drain_is_checked() {
+    let drain = |text: &str| Config::from_toml_str(&format!("[drain]\n{text}\n{DOMAIN}"));
+    let uri = "wss://b.example:5443/ws?a=1&b";
+    let config = drain(&format!("window = \"10s\"\nsee_other_uri = \"{uri}\"")).unwrap();
+    assert_eq!(config.drain.window, Duration::from_secs(10));
+    assert_eq!(config.drain.see_other_uri.as_deref(), Some(uri));
+    assert_eq!(config.warnings, [""; 0]);
+    assert_eq!(Config::default().drain.window, Duration::ZERO);
+    let warnings = drain("see_other_uri = \"ws://[::1]\"").unwrap().warnings;
+    assert_eq!(
+        warnings,
+        [
+            "(text):2: drain.see_other_uri: clients that came over TLS must not be sent to a place \
+             without (RFC 7395 §3.6.1)",
+            "(text):2: drain.see_other_uri: nobody is sent there while drain.window is \"0s\"",
+        ]
+    );
+    assert_eq!(
+        drain("window = \"30s\"").unwrap_err().to_string(),
+        "(text):2: drain.window: expected less than drain.timeout (30s), found 30s"
+    );
+    for text in [
+        "https://b.example/",
+        "wss:///ws",
+        "wss://b.example/#a",
+        "wss://a@b/",
+        "b.example",
+        "wss://b/ a",
+    ] {
+        let fault = drain(&format!("see_other_uri = \"{text}\"")).unwrap_err().to_string();
+        let expected = "drain.see_other_uri: expected the URL of a WebSocket, such as";
+        assert!(fault.contains(expected), "{text}: {fault}");
+    }
+}
+
 #[test]
 fn bosh_is_checked() {
     let bosh = |text: &str| Config::from_toml_str(&format!("[bosh]\n{text}\n{DOMAIN}"));
@@ -588,7 +626,8 @@ fn the_default_file_is_the_defaults() {
     expected.domains.clear();
     assert_eq!(Config::default(), expected);
 
-    let without_default = ["default_domain", "ca_file", "client_certificate", "client_key"];
+    let without_default =
+        ["default_domain", "ca_file", "client_certificate", "client_key", "see_other_uri"];
     let mut sections = known_keys("");
     sections.retain(|key| key != "domains" && key != "default_domain");
     assert_eq!(sections.len(), 9);

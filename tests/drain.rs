@@ -7,7 +7,7 @@
 
 mod common;
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::process::ExitCode;
 use std::rc::Rc;
 use std::time::Duration;
@@ -32,7 +32,7 @@ use common::{PATIENCE, Result, block_on, eventually, in_ci};
 const WINDOW: Duration = Duration::from_secs(5);
 /// How long after its turn a session may take to say goodbye on a busy machine.
 const GOODBYE: Duration = Duration::from_secs(5);
-/// Between two messages of one session.
+/// Between two messages of one session; more where there are many.
 const PACE: Duration = Duration::from_millis(400);
 /// One session of so many has stream management.
 const MANAGED: usize = 4;
@@ -78,12 +78,23 @@ async fn drain(kind: Kind, count: usize) -> Result {
     ))?;
     let [collecting, telling] = [server.named_account("alice"), server.named_account("bob")];
     let place = Endpoint { url: next.ws_url(), transport: Transport::Ws };
-    let mut collector = Client::online(&place, &collecting).await?;
+    let collector = Client::online(&place, &collecting).await?;
     let mut teller = Client::online(&place, &telling).await?;
 
     let begun = Rc::new(Cell::new(None));
+    let pace = PACE.max(Duration::from_millis(2) * u32::try_from(count)?);
     let accounts: Vec<Account> = (0..count.min(100)).map(|_| server.account()).collect();
     let collector_jid = collector.jid.clone();
+    let heard = Rc::new(RefCell::new(vec![0; count]));
+    let collecting = tokio::task::spawn_local(collect(collector, Rc::clone(&heard)));
+    let has_heard = async |index: usize, count: usize| {
+        let waiting =
+            eventually("a message", async || (heard.borrow()[index] >= count).then_some(()));
+        ensure!(!collecting.is_finished(), "the messages of {index} are not collected any more");
+        waiting.await.with_context(|| {
+            format!("{count} of {index}, of which there are {}", heard.borrow()[index])
+        })
+    };
     let tasks: Vec<_> = stream::iter(0..count)
         .map(|index| {
             let account = &accounts[index % accounts.len()];
@@ -96,7 +107,7 @@ async fn drain(kind: Kind, count: usize) -> Result {
                     client.enable().await?;
                 }
                 let jid = client.jid.clone();
-                let talk = talk(client, index, transport, to, begun);
+                let talk = talk(client, index, (transport, pace), to, begun);
                 let task = tokio::task::spawn_local(talk);
                 anyhow::Ok((index, account.clone(), transport, jid, task))
             }
@@ -109,9 +120,8 @@ async fn drain(kind: Kind, count: usize) -> Result {
     ensure!(sessions == count as f64, "{sessions} sessions instead of {count}");
 
     // What they say is heard, so the messages are in flight.
-    let mut heard = Heard::new(count);
-    while heard.of.contains(&0) {
-        heard.take(&collector.body().await?)?;
+    for index in 0..count {
+        has_heard(index, 1).await?;
     }
     let managed: Vec<_> =
         tasks.iter().filter(|task| task.0 % MANAGED == 0).map(|task| task.3.clone()).collect();
@@ -126,7 +136,7 @@ async fn drain(kind: Kind, count: usize) -> Result {
                 teller.message(jid, &format!("told {}", telling.get())).await?;
             }
             telling.set(telling.get() + 1);
-            sleep(PACE).await;
+            sleep(pace).await;
         }
         teller.request("get", None, &format!("<query xmlns=\"{}\"/>", ns::ROSTER)).await?;
         anyhow::Ok(teller)
@@ -143,10 +153,7 @@ async fn drain(kind: Kind, count: usize) -> Result {
         let outcome = task.await?.with_context(|| format!("session {index}"))?;
         outcome.check(transport).with_context(|| format!("session {index}: {outcome:?}"))?;
         ends.push(outcome.after);
-        while heard.of[index] < outcome.acknowledged {
-            let body = collector.body().await;
-            heard.take(&body.with_context(|| format!("what {index} was told has arrived"))?)?;
-        }
+        has_heard(index, outcome.acknowledged).await.context("acknowledged and lost")?;
         if let Some(counters) = outcome.counters {
             resumable.push((index, account, transport, jid, counters, outcome.told));
         }
@@ -227,7 +234,7 @@ impl Outcome {
 async fn talk(
     mut client: Client,
     index: usize,
-    transport: Transport,
+    (transport, pace): (Transport, Duration),
     to: String,
     begun: Rc<Cell<Option<Instant>>>,
 ) -> Result<Outcome> {
@@ -282,7 +289,7 @@ async fn talk(
             Event::Element(element) if element.is("iq", ns::CLIENT) => {
                 if element.attr("id") == Some(&format!("ack{}", outcome.acknowledged)) {
                     outcome.acknowledged += 1;
-                    due = Some(now() + PACE);
+                    due = Some(now() + pace);
                 }
             }
             Event::Element(element) => outcome.told.extend(body_of(&element)),
@@ -305,22 +312,18 @@ async fn talk(
     Ok(outcome)
 }
 
-/// How many messages of each session have come; they come in order.
-struct Heard {
-    of: Vec<usize>,
-}
-
-impl Heard {
-    fn new(count: usize) -> Self {
-        Self { of: vec![0; count] }
-    }
-
-    fn take(&mut self, body: &str) -> Result {
+/// Counts the messages of each session, which have to come in order, each once.
+async fn collect(mut client: Client, heard: Rc<RefCell<Vec<usize>>>) -> Result {
+    loop {
+        let Event::Element(element) = client.event_patiently().await? else {
+            return Err(anyhow!("the end of the collector: {}", client.transcript()));
+        };
+        let Some(body) = body_of(&element) else { continue };
         let (index, number) = body.split_once(' ').context("a message of somebody else")?;
-        let of = self.of.get_mut(index.parse::<usize>()?).context("a session that is none")?;
-        ensure!(number.parse() == Ok(*of), "{body:?} came after {of} messages");
-        *of += 1;
-        Ok(())
+        let mut heard = heard.borrow_mut();
+        let count = heard.get_mut(index.parse::<usize>()?).context("a session that is none")?;
+        ensure!(number.parse() == Ok(*count), "{body:?} came after {count} messages");
+        *count += 1;
     }
 }
 
