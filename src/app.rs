@@ -21,10 +21,10 @@ use tracing::{debug, info, warn};
 use crate::config::Config;
 use crate::http::admin::Admin;
 use crate::http::bosh::Face;
-use crate::http::connection;
 use crate::http::guard::{self, Guarded};
+use crate::http::tls::{self, Tls};
 use crate::http::ws::Hook;
-use crate::http::{self, Routes};
+use crate::http::{self, Routes, connection, h2};
 use crate::io::Io;
 use crate::metrics::Metrics;
 use crate::proto::ws;
@@ -71,6 +71,8 @@ type Extra = Arc<dyn Fn(&mut web::ServiceConfig) + Send + Sync>;
 /// Listeners that are bound and not yet served.
 struct Sockets {
     public: Vec<TcpListener>,
+    /// With TLS.
+    secure: Vec<TcpListener>,
     admin: Option<TcpListener>,
 }
 
@@ -79,8 +81,11 @@ impl Sockets {
     fn bind(config: &Config) -> anyhow::Result<Self> {
         let admin = config.admin.address.map(bind_admin).transpose()?;
         let backlog = config.listen.backlog;
-        let public = config.listen.addresses.iter().map(|&address| bind(address, backlog));
-        Ok(Self { public: public.collect::<anyhow::Result<_>>()?, admin })
+        let all = |addresses: &[SocketAddr]| {
+            addresses.iter().map(|&address| bind(address, backlog)).collect::<anyhow::Result<_>>()
+        };
+        let listen = &config.listen;
+        Ok(Self { public: all(&listen.addresses)?, secure: all(&listen.tls_addresses)?, admin })
     }
 }
 
@@ -122,7 +127,17 @@ impl Gateway {
             }
             None => None,
         };
-        let public = start_public(config, sockets.public, &shared, &routes, extra)?;
+        let tls = match sockets.secure.is_empty() {
+            true => None,
+            false => Some(Tls::new(&convert::tls(config), &metrics).context("preparing TLS")?),
+        };
+        if let Some(tls) = &tls {
+            actix_rt::spawn(Arc::clone(tls).watch());
+        }
+        let plain = sockets.public.into_iter().map(|listener| (listener, None));
+        let secure = sockets.secure.into_iter().map(|listener| (listener, tls.clone()));
+        let listeners = plain.chain(secure).collect();
+        let public = start_public(config, listeners, &shared, &routes, extra)?;
         Ok(Self { public, admin, sessions, metrics, drain_timeout: config.drain.timeout })
     }
 
@@ -200,7 +215,7 @@ const WRITE_BUFFER: usize = 512;
 
 fn start_public(
     config: &Config,
-    sockets: Vec<TcpListener>,
+    sockets: Vec<(TcpListener, Option<Arc<Tls>>)>,
     shared: &Shared,
     routes: &Routes,
     extra: Option<Extra>,
@@ -218,10 +233,10 @@ fn start_public(
     let ranges = Arc::new(AtomicU64::new(1));
     let face = Arc::new(convert::face(config));
     let mut listeners = Vec::new();
-    for listener in sockets {
+    for (listener, tls) in sockets {
         listeners.push(listener.try_clone().context("sharing a listener")?);
         let address = listener.local_addr().context("naming a listener")?;
-        info!(%address, "listening");
+        info!(%address, tls = tls.is_some(), "listening");
         let (shared, routes) = (shared.clone(), routes.clone());
         let (ranges, extra) = (Arc::clone(&ranges), extra.clone());
         let face = Arc::clone(&face);
@@ -236,6 +251,12 @@ fn start_public(
                 stall: config.limits.stall_timeout,
             },
         };
+        let h2_limits = h2::Limits {
+            streams: config.listen.http2_streams,
+            first_request: config.listen.head_timeout,
+            keep_alive: config.listen.keep_alive,
+            stall: config.limits.stall_timeout,
+        };
         builder = builder.listen(format!("public {address}"), listener, move || {
             let range = ranges.fetch_add(1, Ordering::Relaxed);
             let hook = Rc::new(Hook {
@@ -244,9 +265,13 @@ fn start_public(
             });
             let routes = Rc::clone(&hook.routes);
             let face = Face { worker: Rc::clone(&hook.worker), settings: Arc::clone(&face) };
-            let app = App::new()
-                .configure(|app| extra.iter().for_each(|extra| extra(app)))
-                .configure(http::configure(routes, face));
+            let app = || {
+                let (routes, face) = (Rc::clone(&routes), face.clone());
+                let app = App::new()
+                    .configure(|app| extra.iter().for_each(|extra| extra(app)))
+                    .configure(http::configure(routes, face));
+                map_config(app, |()| AppConfig::default())
+            };
             let upgrade = fn_factory(move || {
                 let hook = Rc::clone(&hook);
                 async move {
@@ -271,22 +296,48 @@ fn start_public(
                     data.insert(socket.watch());
                 })
                 .upgrade(upgrade)
-                .finish(map_config(app, |()| AppConfig::default()));
+                .finish(app());
             let http = Rc::new(http);
-            let metrics = Arc::clone(&shared.metrics);
+            let multiplexed = Rc::new(app());
+            let (metrics, tls) = (Arc::clone(&shared.metrics), tls.clone());
+            let sessions = Arc::clone(&shared.sessions);
             fn_factory(move || {
-                let http = http.new_service(());
-                let metrics = Arc::clone(&metrics);
+                let (http, app) = (http.new_service(()), multiplexed.new_service(()));
+                let (metrics, tls) = (Arc::clone(&metrics), tls.clone());
+                let sessions = Arc::clone(&sessions);
                 async move {
-                    let http = Rc::new(http.await?);
+                    let (http, app) = (Rc::new(http.await?), Rc::new(app.await?));
                     Ok::<_, ()>(fn_service(move |socket: TcpStream| {
-                        let (http, metrics) = (Rc::clone(&http), Arc::clone(&metrics));
+                        let (http, app) = (Rc::clone(&http), Rc::clone(&app));
+                        let (metrics, tls) = (Arc::clone(&metrics), tls.clone());
+                        let sessions = Arc::clone(&sessions);
                         async move {
                             let peer = socket.peer_addr().ok();
                             let io = Io::Tcp(socket);
                             // Without it an answer waits for the acknowledgement of the one before.
                             io.set_nodelay();
-                            connection::serve(io, peer, http, limits, &metrics.http).await
+                            // Boxed, so that nothing of it is left behind it.
+                            let accepted = match tls {
+                                None => Some((io, tls::Protocol::Http1)),
+                                Some(tls) => Box::pin(async move { tls.accept(io).await }).await,
+                            };
+                            match accepted {
+                                None => Ok(()),
+                                Some((io, tls::Protocol::Http1)) => {
+                                    connection::serve(io, peer, http, limits, &metrics.http).await
+                                }
+                                Some((io, tls::Protocol::Http2)) => {
+                                    let is_draining = || sessions.is_draining();
+                                    let metrics = &metrics.http;
+                                    let served =
+                                        h2::serve(io, peer, app, h2_limits, is_draining, metrics);
+                                    // Boxed: it is larger than what HTTP/1.1 leaves at rest.
+                                    if let Err(error) = Box::pin(served).await {
+                                        debug!(%error, "http2_connection_ended");
+                                    }
+                                    Ok(())
+                                }
+                            }
                         }
                     }))
                 }
@@ -425,6 +476,19 @@ mod convert {
             whitespace_keepalive: config.upstream.whitespace_keepalive.unwrap_or_default(),
             stamp_lang: config.ws.stamp_lang,
             features: features(config),
+        }
+    }
+
+    pub(super) fn tls(config: &Config) -> http::tls::Settings {
+        http::tls::Settings {
+            certificates: config
+                .tls
+                .certificates
+                .iter()
+                .map(|pair| (pair.certificate.clone(), pair.key.clone()))
+                .collect(),
+            only_1_3: config.tls.min_version == config::TlsVersion::V1_3,
+            handshake_timeout: config.listen.handshake_timeout,
         }
     }
 

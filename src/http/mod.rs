@@ -8,6 +8,8 @@ pub mod admin;
 pub mod bosh;
 pub mod connection;
 pub mod guard;
+pub mod h2;
+pub mod tls;
 pub mod ws;
 
 use std::rc::Rc;

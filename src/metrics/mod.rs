@@ -6,6 +6,7 @@
 
 mod bosh;
 mod http;
+mod tls;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use prometheus::{
 
 pub use bosh::{BoshMetrics, OpenGuard, Refusal};
 pub use http::{Connection, ConnectionGuard, HttpMetrics};
+pub use tls::{Handshake, TlsMetrics};
 
 use crate::proto::fault::Fault;
 use crate::proto::stream::Flow;
@@ -138,6 +140,8 @@ pub struct Metrics {
     pub bosh: BoshMetrics,
     /// What HTTP connections do.
     pub http: HttpMetrics,
+    /// TLS towards clients.
+    pub tls: TlsMetrics,
     transports: [TransportMetrics; 3],
     upgrades: [IntCounter; 5],
     upstream_connects: IntCounterVec,
@@ -270,9 +274,11 @@ impl Metrics {
             }
         });
         let bosh = BoshMetrics::register(&registry)?;
+        let tls = TlsMetrics::register(&registry)?;
         let http = HttpMetrics::register(&registry)?;
         Ok(Arc::new(Self {
             bosh,
+            tls,
             http,
             transports,
             upgrades: Upgrade::ALL.map(|outcome| upgrades.with_label_values(&[outcome.label()])),
