@@ -23,11 +23,11 @@ use tracing::{debug, info, warn};
 use self::signals::{Signal, Signals};
 use crate::config::{Config, ConfigError};
 use crate::http::admin::Admin;
-use crate::http::connection;
 use crate::http::door::Door;
 use crate::http::guard::Guarded;
+use crate::http::tls::{self, Tls};
 use crate::http::ws::Hook;
-use crate::http::{self, Current, Live, Routes};
+use crate::http::{self, Current, Live, Routes, connection, h2};
 use crate::io::Io;
 use crate::metrics::Metrics;
 use crate::proto::ws;
@@ -82,6 +82,8 @@ type Extra = Arc<dyn Fn(&mut web::ServiceConfig) + Send + Sync>;
 /// Listeners that are bound and not yet served.
 struct Sockets {
     public: Vec<TcpListener>,
+    /// With TLS.
+    secure: Vec<TcpListener>,
     admin: Option<TcpListener>,
 }
 
@@ -90,8 +92,11 @@ impl Sockets {
     fn bind(config: &Config) -> anyhow::Result<Self> {
         let admin = config.admin.address.map(bind_admin).transpose()?;
         let backlog = config.listen.backlog;
-        let public = config.listen.addresses.iter().map(|&address| bind(address, backlog));
-        Ok(Self { public: public.collect::<anyhow::Result<_>>()?, admin })
+        let all = |addresses: &[SocketAddr]| {
+            addresses.iter().map(|&address| bind(address, backlog)).collect::<anyhow::Result<_>>()
+        };
+        let listen = &config.listen;
+        Ok(Self { public: all(&listen.addresses)?, secure: all(&listen.tls_addresses)?, admin })
     }
 }
 
@@ -103,6 +108,8 @@ struct Gateway {
     metrics: Arc<Metrics>,
     /// The BOSH sessions, and what the dead ones of them have still to say.
     registry: Arc<Registry>,
+    /// The certificates, where there is a listener with TLS.
+    tls: Option<Arc<Tls>>,
     /// What a reload replaces.
     current: Arc<Current>,
     /// The configuration in force.
@@ -131,8 +138,19 @@ impl Gateway {
             }
             None => None,
         };
-        let public = start_public(&config, sockets.public, &shared, &current, extra)?;
-        Ok(Self { public, admin, sessions, metrics, registry: shared.registry, current, config })
+        let tls = match sockets.secure.is_empty() {
+            true => None,
+            false => Some(Tls::new(&convert::tls(&config), &metrics).context("preparing TLS")?),
+        };
+        if let Some(tls) = &tls {
+            actix_rt::spawn(Arc::clone(tls).watch());
+        }
+        let plain = sockets.public.into_iter().map(|listener| (listener, None));
+        let secure = sockets.secure.into_iter().map(|listener| (listener, tls.clone()));
+        let listeners = plain.chain(secure).collect();
+        let public = start_public(&config, listeners, &shared, &current, extra)?;
+        let registry = shared.registry;
+        Ok(Self { public, admin, sessions, metrics, registry, tls, current, config })
     }
 
     /// Serves until a signal, then drains. A second signal ends the draining. SIGHUP reloads the
@@ -259,7 +277,7 @@ const WRITE_BUFFER: usize = 512;
 
 fn start_public(
     config: &Config,
-    sockets: Vec<TcpListener>,
+    sockets: Vec<(TcpListener, Option<Arc<Tls>>)>,
     shared: &Shared,
     current: &Arc<Current>,
     extra: Option<Extra>,
@@ -276,24 +294,33 @@ fn start_public(
     // Every worker numbers its sessions from a range of its own.
     let ranges = Arc::new(AtomicU64::new(1));
     let mut listeners = Vec::new();
-    for listener in sockets {
+    for (listener, tls) in sockets {
         listeners.push(listener.try_clone().context("sharing a listener")?);
         let address = listener.local_addr().context("naming a listener")?;
-        info!(%address, "listening");
+        info!(%address, tls = tls.is_some(), "listening");
         let (shared, current) = (shared.clone(), Arc::clone(current));
         let (ranges, extra) = (Arc::clone(&ranges), extra.clone());
         let (keep_alive, head_timeout) = (config.listen.keep_alive, config.listen.head_timeout);
         let close_grace = config.upstream.close_grace;
+        let h2_limits = h2::Limits {
+            streams: config.listen.http2_streams,
+            first_request: config.listen.head_timeout,
+            keep_alive: config.listen.keep_alive,
+            stall: config.limits.stall_timeout,
+        };
         builder = builder.listen(format!("public {address}"), listener, move || {
             let range = ranges.fetch_add(1, Ordering::Relaxed);
             let hook = Rc::new(Hook {
                 worker: Worker::start(shared.clone(), range << 40),
                 current: Arc::clone(&current),
             });
-            let app = App::new()
-                .configure(|app| extra.iter().for_each(|extra| extra(app)))
-                .configure(http::configure(Arc::clone(&current), Rc::clone(&hook.worker)));
-            let current = Arc::clone(&current);
+            let app = || {
+                let app = App::new()
+                    .configure(|app| extra.iter().for_each(|extra| extra(app)))
+                    .configure(http::configure(Arc::clone(&current), Rc::clone(&hook.worker)));
+                map_config(app, |()| AppConfig::default())
+            };
+            let hook = Rc::clone(&hook);
             let upgrade = fn_factory(move || {
                 let hook = Rc::clone(&hook);
                 async move {
@@ -319,28 +346,60 @@ fn start_public(
                     data.insert(socket.entered());
                 })
                 .upgrade(upgrade)
-                .finish(map_config(app, |()| AppConfig::default()));
+                .finish(app());
             let http = Rc::new(http);
-            let shared = shared.clone();
+            let multiplexed = Rc::new(app());
+            let (shared, tls, current) = (shared.clone(), tls.clone(), Arc::clone(&current));
             fn_factory(move || {
-                let http = http.new_service(());
-                let (shared, current) = (shared.clone(), Arc::clone(&current));
+                let (http, app) = (http.new_service(()), multiplexed.new_service(()));
+                let (shared, tls, current) = (shared.clone(), tls.clone(), Arc::clone(&current));
                 async move {
-                    let http = Rc::new(http.await?);
+                    let (http, app) = (Rc::new(http.await?), Rc::new(app.await?));
                     Ok::<_, ()>(fn_service(move |mut socket: TcpStream| {
-                        let (http, live) = (Rc::clone(&http), current.load());
-                        let metrics = Arc::clone(&shared.metrics);
-                        let addresses = Arc::clone(shared.sessions.addresses());
+                        let (http, app, tls) = (Rc::clone(&http), Rc::clone(&app), tls.clone());
+                        let (live, metrics) = (current.load(), Arc::clone(&shared.metrics));
+                        let sessions = Arc::clone(&shared.sessions);
+                        let addresses = Arc::clone(sessions.addresses());
                         let door = Door { settings: Arc::clone(&live.door), addresses, metrics };
                         let limits = live.connection;
                         async move {
-                            let Some(entered) = door.enter(&mut socket).await else {
+                            let Some(mut entered) = door.enter(&mut socket).await else {
                                 return Ok(());
                             };
                             let io = Io::Tcp(socket);
                             // Without it an answer waits for the acknowledgement of the one before.
                             io.set_nodelay();
-                            connection::serve(io, entered, http, limits, &door.metrics.http).await
+                            // Boxed, so that nothing of it is left behind it.
+                            let accepted = match tls {
+                                None => Some((io, tls::Protocol::Http1)),
+                                Some(tls) => {
+                                    entered.arrival.secure = true;
+                                    Box::pin(async move { tls.accept(io).await }).await
+                                }
+                            };
+                            let (entered, metrics) = (Rc::new(entered), &door.metrics.http);
+                            match accepted {
+                                None => Ok(()),
+                                Some((io, tls::Protocol::Http1)) => {
+                                    connection::serve(io, entered, http, limits, metrics).await
+                                }
+                                Some((io, tls::Protocol::Http2)) => {
+                                    let is_draining = || sessions.is_draining();
+                                    let served = h2::serve(
+                                        io,
+                                        entered,
+                                        app,
+                                        h2_limits,
+                                        is_draining,
+                                        metrics,
+                                    );
+                                    // Boxed: it is larger than what HTTP/1.1 leaves at rest.
+                                    if let Err(error) = Box::pin(served).await {
+                                        debug!(%error, "http2_connection_ended");
+                                    }
+                                    Ok(())
+                                }
+                            }
                         }
                     }))
                 }
@@ -472,6 +531,19 @@ mod convert {
                 body_bytes: config.limits.body_bytes,
                 stall: config.limits.stall_timeout,
             },
+        }
+    }
+
+    pub(super) fn tls(config: &Config) -> http::tls::Settings {
+        http::tls::Settings {
+            certificates: config
+                .tls
+                .certificates
+                .iter()
+                .map(|pair| (pair.certificate.clone(), pair.key.clone()))
+                .collect(),
+            only_1_3: config.tls.min_version == config::TlsVersion::V1_3,
+            handshake_timeout: config.listen.handshake_timeout,
         }
     }
 

@@ -630,7 +630,7 @@ fn the_default_file_is_the_defaults() {
         ["default_domain", "ca_file", "client_certificate", "client_key", "see_other_uri"];
     let mut sections = known_keys("");
     sections.retain(|key| key != "domains" && key != "default_domain");
-    assert_eq!(sections.len(), 9);
+    assert_eq!(sections.len(), 10);
     let lines: Vec<&str> = DEFAULTS.lines().collect();
     for (section, keys) in sections
         .iter()

@@ -6,6 +6,7 @@
 mod addresses;
 mod bosh;
 mod drain;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -74,6 +75,7 @@ struct Security {
 impl Checker<'_> {
     fn config(&mut self, raw: &Raw) -> Config {
         let listen = self.listen(&raw.listen);
+        let tls = self.tls_towards_clients(&raw.tls, &raw.listen);
         let admin = self.admin(&raw.admin, &listen);
         let ws = self.ws(&raw.ws);
         let bosh = self.bosh(&raw.bosh);
@@ -101,6 +103,7 @@ impl Checker<'_> {
         Config {
             default_domain,
             listen,
+            tls,
             admin,
             ws,
             bosh,
@@ -132,25 +135,23 @@ impl Checker<'_> {
     }
 
     fn listen(&mut self, raw: &raw::Listen) -> Listen {
-        let path = &["listen", "addresses"];
-        let mut addresses = Vec::new();
-        for (index, text) in raw.addresses.iter().enumerate() {
-            let Some(address) =
-                self.socket_address(&["listen", "addresses", &index.to_string()], text)
-            else {
-                continue;
-            };
-            if address.port() != 0 && addresses.contains(&address) {
-                self.problem(path, format!("{} is there twice", quoted(text)));
+        let addresses = self.addresses("addresses", &raw.addresses);
+        let tls_addresses = self.addresses("tls_addresses", &raw.tls_addresses);
+        for (index, address) in tls_addresses.iter().enumerate() {
+            if address.port() != 0 && addresses.contains(address) {
+                self.problem(
+                    &["listen", "tls_addresses", &index.to_string()],
+                    format!("{address} is in listen.addresses too"),
+                );
             }
-            addresses.push(address);
         }
-        if raw.addresses.is_empty() {
-            self.expected(path, "at least one address", "an empty list");
+        if raw.addresses.is_empty() && raw.tls_addresses.is_empty() {
+            self.expected(&["listen", "addresses"], "at least one address", "an empty list");
         }
         let workers = self.count(&["listen", "workers"], raw.workers, 0..=1024);
         Listen {
             addresses,
+            tls_addresses,
             workers: (workers != 0).then_some(workers),
             backlog: self.count32(&["listen", "backlog"], raw.backlog, 1..=65_535),
             max_connections: self.count(
@@ -164,7 +165,29 @@ impl Checker<'_> {
             proxy_protocol: self.proxies(&["listen", "proxy_protocol"], &raw.proxy_protocol),
             proxy_protocol_timeout: self
                 .duration(&["listen", "proxy_protocol_timeout"], raw.proxy_protocol_timeout),
+            handshake_timeout: self
+                .duration(&["listen", "handshake_timeout"], raw.handshake_timeout),
+            http2_streams: self.count32(
+                &["listen", "http2_streams"],
+                raw.http2_streams,
+                1..=10_000,
+            ),
         }
+    }
+
+    fn addresses(&mut self, key: &str, raw: &[String]) -> Vec<SocketAddr> {
+        let mut addresses = Vec::new();
+        for (index, text) in raw.iter().enumerate() {
+            let Some(address) = self.socket_address(&["listen", key, &index.to_string()], text)
+            else {
+                continue;
+            };
+            if address.port() != 0 && addresses.contains(&address) {
+                self.problem(&["listen", key], format!("{} is there twice", quoted(text)));
+            }
+            addresses.push(address);
+        }
+        addresses
     }
 
     fn admin(&mut self, raw: &raw::Admin, listen: &Listen) -> Admin {

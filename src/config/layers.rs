@@ -184,8 +184,11 @@ impl Layers {
             if let Some(inner) = inner {
                 self.walk(layer, inner, &path, text);
             }
-            for (index, element) in item.as_array().into_iter().flatten().enumerate() {
-                if let Some(span) = element.span() {
+            // [[…]] is a list as well.
+            let tables = item.as_array_of_tables().into_iter().flatten().map(Table::span);
+            let values = item.as_array().into_iter().flatten().map(toml_edit::Value::span);
+            for (index, span) in values.chain(tables).enumerate() {
+                if let Some(span) = span {
                     path.push(index.to_string());
                     let line = line_at(text, span.start);
                     self.origins.places.insert(path.clone(), Origin::Line(line));
@@ -327,8 +330,10 @@ impl Source for Layer {
 /// A value for the `config` crate. Only kinds that [`Raw`] knows get here.
 fn merged_value(item: &Item) -> Value {
     let kind = match item {
-        Item::Table(table) => ValueKind::Table(
-            table.iter().map(|(key, item)| (key.to_owned(), merged_value(item))).collect(),
+        Item::Table(table) => merged_table(table),
+        Item::Value(toml_edit::Value::InlineTable(table)) => merged_table(table),
+        Item::ArrayOfTables(tables) => ValueKind::Array(
+            tables.iter().map(|table| Value::new(None, merged_table(table))).collect(),
         ),
         Item::Value(toml_edit::Value::String(text)) => ValueKind::String(text.value().clone()),
         Item::Value(toml_edit::Value::Integer(number)) => ValueKind::I64(*number.value()),
@@ -339,6 +344,10 @@ fn merged_value(item: &Item) -> Value {
         _ => ValueKind::Nil,
     };
     Value::new(None, kind)
+}
+
+fn merged_table(table: &dyn TableLike) -> ValueKind {
+    ValueKind::Table(table.iter().map(|(key, item)| (key.to_owned(), merged_value(item))).collect())
 }
 
 /// Whether [`Raw`] has such a key and the value is of its type; if not, what was expected.

@@ -20,6 +20,8 @@ pub struct Config {
     pub default_domain: Option<Domain>,
     /// `[listen]`: the sockets for clients.
     pub listen: Listen,
+    /// `[tls]`: TLS towards clients.
+    pub tls: Tls,
     /// `[admin]`: metrics and health, on a socket of their own.
     pub admin: Admin,
     /// `[ws]`: the WebSocket transport.
@@ -56,8 +58,10 @@ impl Config {
 /// `[listen]`: where clients connect, and what a connection may do before it is a session.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listen {
-    /// At least one; port 0 lets the system choose.
+    /// Without TLS; at least one here or in `tls_addresses`. Port 0 lets the system choose.
     pub addresses: Vec<SocketAddr>,
+    /// With TLS; then there are `tls.certificates`.
+    pub tls_addresses: Vec<SocketAddr>,
     /// Worker threads; `None` is one per core.
     pub workers: Option<usize>,
     /// Connections the kernel holds that no worker has accepted yet.
@@ -74,6 +78,37 @@ pub struct Listen {
     pub proxy_protocol: Vec<IpNet>,
     /// SEC-20: the time they have for it.
     pub proxy_protocol_timeout: Duration,
+    /// SEC-18: the time a client has for its TLS handshake.
+    pub handshake_timeout: Duration,
+    /// Requests that are open at once on one HTTP/2 connection (RFC 9113 §5.1.2).
+    pub http2_streams: u32,
+}
+
+/// `[tls]`: TLS towards clients (SEC-24).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tls {
+    /// Chosen by the name that the client asks for; the first one where it asks for none of them.
+    pub certificates: Vec<ServerIdentity>,
+    /// The oldest version of the protocol that is spoken.
+    pub min_version: TlsVersion,
+}
+
+/// `tls.min_version`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// RFC 5246, as RFC 9325 would have it.
+    V1_2,
+    /// RFC 8446.
+    V1_3,
+}
+
+/// One of `tls.certificates`: PEM files that fitted together when they were checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerIdentity {
+    /// The chain, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
 }
 
 /// `[admin]`: metrics, health and readiness.

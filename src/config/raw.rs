@@ -16,6 +16,7 @@ use super::units::{Count, Size, Span};
 pub(super) struct Raw {
     pub(super) default_domain: Option<String>,
     pub(super) listen: Listen,
+    pub(super) tls: Tls,
     pub(super) admin: Admin,
     pub(super) ws: Ws,
     pub(super) bosh: Bosh,
@@ -31,6 +32,7 @@ pub(super) struct Raw {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Listen {
     pub(super) addresses: Vec<String>,
+    pub(super) tls_addresses: Vec<String>,
     pub(super) workers: Count,
     pub(super) backlog: Count,
     pub(super) max_connections: Count,
@@ -39,12 +41,15 @@ pub(super) struct Listen {
     pub(super) trusted_proxies: Vec<String>,
     pub(super) proxy_protocol: Vec<String>,
     pub(super) proxy_protocol_timeout: Span,
+    pub(super) handshake_timeout: Span,
+    pub(super) http2_streams: Count,
 }
 
 impl Default for Listen {
     fn default() -> Self {
         Self {
             addresses: list(&["127.0.0.1:5280"]),
+            tls_addresses: Vec::new(),
             workers: Count(0),
             backlog: Count(1024),
             max_connections: Count(25_000),
@@ -53,8 +58,35 @@ impl Default for Listen {
             trusted_proxies: Vec::new(),
             proxy_protocol: Vec::new(),
             proxy_protocol_timeout: seconds(3),
+            handshake_timeout: seconds(10),
+            http2_streams: Count(100),
         }
     }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Tls {
+    pub(super) certificates: Vec<Certificate>,
+    pub(super) min_version: String,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self { certificates: Vec::new(), min_version: "1.2".to_owned() }
+    }
+}
+
+/// One element of `tls.certificates`. Both are needed; that one is missing is told by `check.rs`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    default,
+    expecting = "a table such as { certificate = \"fullchain.pem\", key = \"privkey.pem\" }"
+)]
+pub(super) struct Certificate {
+    pub(super) certificate: String,
+    pub(super) key: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -34,9 +34,9 @@ use tracing::{debug, warn};
 use self::intake::{Coding, Failure};
 pub use self::strangers::Strangers;
 use super::Live;
-use super::caller::{Arrival, Caller, Trust};
+use super::caller::{Caller, Trust};
 use super::connection::Held;
-use super::door::Entered;
+use super::door;
 use super::guard::Watch;
 use crate::metrics::{Limit, OpenGuard, Refusal};
 use crate::proto::bosh::body::{self, Body, Unreadable};
@@ -134,14 +134,7 @@ impl Face {
         let headers = request.headers();
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let client = Client {
-            caller: {
-                let arrival = request.conn_data::<Rc<Entered>>().map(|entered| entered.arrival);
-                Caller::of(
-                    &arrival.unwrap_or_else(|| Arrival::plain(request.peer_addr())),
-                    headers,
-                    &settings.trust,
-                )
-            },
+            caller: Caller::of(&door::arrival(&request), headers, &settings.trust),
             origin: match settings.origins {
                 Origins::Any => None,
                 Origins::Listed(_) => text(header::ORIGIN).map(str::to_owned),

@@ -10,6 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use actix_web::{HttpMessage as _, HttpRequest};
 use tokio::net::TcpStream;
 use tracing::debug;
 
@@ -50,13 +51,22 @@ pub struct Entered {
     _place: Option<ConnectionPlace>,
 }
 
+/// How the connection of a request came in. A request over HTTP/1.1 has it from its connection, one
+/// of many over HTTP/2 carries it itself.
+#[must_use]
+pub fn arrival(request: &HttpRequest) -> Arrival {
+    let own = request.extensions().get::<Rc<Entered>>().map(|entered| entered.arrival);
+    let of_connection = || request.conn_data::<Rc<Entered>>().map(|entered| entered.arrival);
+    own.or_else(of_connection).unwrap_or_else(|| Arrival::plain(request.peer_addr()))
+}
+
 impl Door {
     /// Lets a connection in, and takes its PROXY header off it; `None` if it is to be closed.
-    pub async fn enter(&self, socket: &mut TcpStream) -> Option<Rc<Entered>> {
+    pub async fn enter(&self, socket: &mut TcpStream) -> Option<Entered> {
         let arrival = self.arrival(socket).await?;
         let limited = self.settings.trust.limited(&arrival);
         match self.addresses.connection(limited, clock()) {
-            Ok(place) => Some(Rc::new(Entered { arrival, _place: place })),
+            Ok(place) => Some(Entered { arrival, _place: place }),
             Err(limit) => {
                 self.metrics.limits.hit(limit);
                 let peer = arrival.client.map(tracing::field::display);

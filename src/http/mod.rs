@@ -13,7 +13,9 @@ pub mod caller;
 pub mod connection;
 pub mod door;
 pub mod guard;
+pub mod h2;
 pub mod proxy_protocol;
+pub mod tls;
 pub mod ws;
 
 use std::rc::Rc;

@@ -7,6 +7,7 @@
 mod bosh;
 mod http;
 mod limits;
+mod tls;
 
 use std::sync::Arc;
 
@@ -18,6 +19,7 @@ use prometheus::{
 pub use bosh::{BoshMetrics, OpenGuard, Refusal};
 pub use http::{Connection, ConnectionGuard, HttpMetrics};
 pub use limits::{Limit, LimitMetrics, ProxyHeader};
+pub use tls::{Handshake, TlsMetrics};
 
 use crate::proto::fault::Fault;
 use crate::proto::stream::Flow;
@@ -151,6 +153,8 @@ pub struct Metrics {
     pub http: HttpMetrics,
     /// What is counted when a limit is reached, and at the door.
     pub limits: LimitMetrics,
+    /// TLS towards clients.
+    pub tls: TlsMetrics,
     transports: [TransportMetrics; 3],
     upgrades: [IntCounter; 6],
     upstream_connects: IntCounterVec,
@@ -297,10 +301,12 @@ impl Metrics {
             }
         });
         let bosh = BoshMetrics::register(&registry)?;
+        let tls = TlsMetrics::register(&registry)?;
         let http = HttpMetrics::register(&registry)?;
         let limits = LimitMetrics::register(&registry)?;
         Ok(Arc::new(Self {
             bosh,
+            tls,
             http,
             limits,
             transports,
