@@ -199,7 +199,7 @@ fn proxy_headers_name_the_client() -> Result {
 fn proxy_headers_have_to_be_there() -> Result {
     block_on(async {
         let (gateway, url) =
-            gateway("proxy_protocol = [\"127.0.0.1\"]\nproxy_protocol_timeout = \"200ms\"", "")?;
+            gateway("proxy_protocol = [\"127.0.0.1\"]\nproxy_protocol_timeout = \"1s\"", "")?;
         let long = format!("PROXY UNKNOWN {}\r\n", "f".repeat(100));
         for (bytes, outcome) in [
             (url.post("", &stray()), "malformed"),
