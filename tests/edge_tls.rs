@@ -9,13 +9,13 @@ mod common;
 #[path = "common/pki.rs"]
 mod pki;
 
+use std::cell::Cell;
 use std::net::SocketAddr;
-use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, ensure};
 use bytes::Bytes;
+use futures_util::future::{try_join_all, try_join3};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, HandshakeKind};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -28,7 +28,7 @@ use common::gateway::{Gateway, domain_toml};
 use common::http::Cut;
 use common::http::Url;
 use common::peer::Peer;
-use common::process::{Directory, free_ports};
+use common::process::{Directory, find, free_ports};
 use common::scene::{Scene, message};
 use common::server::{Kind, Server};
 use common::{PATIENCE, Result, block_on, eventually, in_ci};
@@ -643,5 +643,118 @@ fn wrong_certificates_are_told() -> Result {
     );
     let (ok, text) = check("[tls]\ncertificates = [{ certificat = \"good.pem\" }]")?;
     ensure!(!ok && text.contains("2: tls.certificates: unknown key"), "{text}");
+    Ok(())
+}
+
+/// Sessions of each of the three ways in the test below.
+const SESSIONS: usize = 20;
+/// How often the certificate is swapped meanwhile.
+const SWAPS: usize = 3;
+
+/// A certificate that is swapped while sessions exchange messages, and while new connections are
+/// made without a pause, ends no session, loses no message and fails no handshake.
+#[test]
+fn a_swap_under_load_loses_no_session() -> Result {
+    if let Some(why) = Kind::Prosody.missing() {
+        ensure!(!in_ci(), "{why}");
+        eprintln!("SKIPPED: {why}");
+        return Ok(());
+    }
+    block_on(async {
+        let server = Server::prosody()?;
+        let edge = Edge::one("")?;
+        let gateway = Gateway::start(&format!("{}{}", edge.toml, domain_toml(&server)))?;
+        let mut clients = Vec::new();
+        for (name, endpoint) in endpoints(&edge).await? {
+            for _ in 0..SESSIONS {
+                let account = server.account();
+                let client = Client::online(&endpoint, &account).await.context(name)?;
+                clients.push((name, account.jid(), client));
+            }
+        }
+        let is_over = Cell::new(false);
+        let talks = clients.iter_mut().map(async |(name, jid, client)| {
+            let mut count = 0;
+            while !is_over.get() {
+                count += 1;
+                let text = count.to_string();
+                client.message(jid, &text).await.context(*name)?;
+                let got = client.body().await.context(*name)?;
+                ensure!(got == text, "{name}: {got:?} instead of {text:?}");
+            }
+            Ok(count)
+        });
+        let handshakes = async {
+            let mut count = 0;
+            while !is_over.get() {
+                edge.shown(NAME).await.context("a handshake meanwhile")?;
+                count += 1;
+            }
+            anyhow::Ok(count)
+        };
+        let swaps = async {
+            for _ in 0..SWAPS {
+                let new = edge.ca.issue(&[NAME], Validity::Now);
+                write(&edge.directory, "0", &new)?;
+                eventually("the new certificate", async || {
+                    (edge.shown(NAME).await.ok()? == leaf(&new)).then_some(())
+                })
+                .await?;
+            }
+            is_over.set(true);
+            anyhow::Ok(())
+        };
+        let (messages, handshakes, ()) = try_join3(try_join_all(talks), handshakes, swaps).await?;
+        let messages: u64 = messages.into_iter().sum();
+        let open = gateway.metric("bosphorus_sessions{transport=\"websocket\"}")?
+            + gateway.metric("bosphorus_sessions{transport=\"bosh\"}")?;
+        ensure!(open == clients.len() as f64, "{open} of {} sessions are left", clients.len());
+        ensure!(gateway.metric(RELOADED)? == SWAPS as f64, "swaps");
+        let failed = "bosphorus_tls_handshakes_total{outcome=\"failed\",version=\"none\"}";
+        ensure!(gateway.metric(failed)? == 0.0, "failed handshakes");
+        println!(
+            "{SWAPS} swaps: {} sessions and {messages} messages, none lost; {handshakes} handshakes, \
+             none failed",
+            clients.len()
+        );
+        for (name, _, client) in clients {
+            client.quit().await.context(name)?;
+        }
+        Ok(())
+    })
+}
+
+/// `h2load`, by people other than us: thousands of BOSH requests over HTTP/2 and over HTTP/1.1.
+#[test]
+fn h2load_finds_nothing_amiss() -> Result {
+    let Some(program) = find("h2load") else {
+        let why = "no `h2load` on this machine (Debian package `nghttp2-client`)";
+        ensure!(!in_ci(), "{why}");
+        eprintln!("SKIPPED: {why}");
+        return Ok(());
+    };
+    let edge = Edge::one("")?;
+    let _gateway = edge.gateway()?;
+    // A creation for a domain that is not served is answered at once.
+    let body = edge.directory.write(
+        "body.xml",
+        "<body xmlns='http://jabber.org/protocol/httpbind' rid='1' to='elsewhere.test' wait='60' \
+         hold='1' ver='1.11'/>",
+    )?;
+    for (flag, protocol) in [("--h2", "h2"), ("--h1", "http/1.1")] {
+        let output = std::process::Command::new(&program)
+            .args(["-n", "3000", "-c", "10", "-m", "20"])
+            .args((flag == "--h1").then_some(flag))
+            .arg("-d")
+            .arg(&body)
+            .arg(format!("https://{}/http-bind", edge.address))
+            .output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        ensure!(text.contains(&format!("Application protocol: {protocol}")), "{text}");
+        let all = "3000 total, 3000 started, 3000 done, 3000 succeeded, 0 failed, 0 errored";
+        ensure!(text.contains(all), "{text}");
+        let line = |start: &str| text.lines().find(|line| line.starts_with(start)).unwrap_or("");
+        println!("{protocol}: {}; {}", line("finished in"), line("status codes"));
+    }
     Ok(())
 }
