@@ -226,7 +226,10 @@ pub enum TlsError {
 
 /// What shows that a file was replaced, of a chain and its key; `None` where there is none.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Stamp([Option<(i64, i64, u64, u64, u64)>; 2]);
+struct Stamp([Option<FileStamp>; 2]);
+
+/// Modification time in seconds and nanoseconds, size, device, inode.
+type FileStamp = (i64, i64, u64, u64, u64);
 
 impl Stamp {
     /// As the files are now, symbolic links followed.
