@@ -45,6 +45,7 @@ use crate::session::bosh::create;
 use crate::session::registry::{Exchange, Refused};
 use crate::session::timer::clock;
 use crate::session::worker::{self, Worker};
+use crate::upstream;
 
 /// What the face of BOSH needs of the configuration.
 #[derive(Debug)]
@@ -86,6 +87,8 @@ const PAGE: &str =
 /// What has to be known of a request once its head is gone.
 struct Client {
     peer: Option<SocketAddr>,
+    /// The same and more, for the server.
+    who: upstream::Client,
     origin: Option<String>,
     takes_gzip: bool,
     /// It is told to close the connection and look for another process.
@@ -131,6 +134,10 @@ impl Face {
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let client = Client {
             peer: request.peer_addr(),
+            who: upstream::Client {
+                address: request.peer_addr(),
+                ..request.conn_data().copied().unwrap_or_default()
+            },
             origin: match settings.origins {
                 Origins::Any => None,
                 Origins::Listed(_) => text(header::ORIGIN).map(str::to_owned),
@@ -183,7 +190,7 @@ impl Face {
             }
             Err(failure) => return self.unread(&client, failure, payload),
         };
-        match self.bring(request, client.peer) {
+        match self.bring(request, client.who) {
             Ok(answer) => {
                 Held::new(Waiting { face: self, client, answer, _open: open }, watch).await
             }
@@ -213,9 +220,10 @@ impl Face {
     fn bring(
         &self,
         request: Result<Body, Unreadable>,
-        peer: Option<SocketAddr>,
+        who: upstream::Client,
     ) -> Result<oneshot::Receiver<Reply>, (Refusal, Option<Reply>)> {
         let shared = &self.worker.shared;
+        let peer = who.address;
         let sid = match &request {
             Ok(body) => body.sid,
             Err(unreadable) => unreadable.sid,
@@ -248,7 +256,7 @@ impl Face {
             }
             return Err((Refusal::Overload, None));
         };
-        create(&self.worker, &self.live, body, permit, peer)
+        create(&self.worker, &self.live, body, permit, who)
             .map_err(|reply| (Refusal::Creation, Some(reply)))
     }
 

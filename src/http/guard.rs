@@ -35,6 +35,7 @@ use tokio::time::Sleep;
 use super::connection::Answering;
 use crate::io::Io;
 use crate::session::timer::clock;
+use crate::upstream::Client;
 
 /// Bytes that may be sent behind a request that is held.
 pub(super) const BEHIND_A_HELD_ONE: usize = 64 * 1024;
@@ -218,6 +219,15 @@ impl Guarded {
     #[must_use]
     pub fn watch(&self) -> Rc<Watch> {
         Rc::clone(&self.watch)
+    }
+
+    /// What is known of whoever makes sessions over this socket, but for the address, which a
+    /// proxy may know better.
+    #[must_use]
+    pub fn client(&self) -> Client {
+        let local = self.io.as_ref().and_then(Io::local_addr);
+        let secure = self.io.as_ref().is_some_and(Io::is_secure);
+        Client { local, secure, ..Client::default() }
     }
 
     /// The socket itself, for one who watches it better, and what was read of it and not given

@@ -25,6 +25,7 @@ use crate::proto::handshake::{self, Verdict};
 use crate::session::run::Run;
 use crate::session::timer::clock;
 use crate::session::worker::{self, Worker};
+use crate::upstream;
 
 /// How long a refused client may take to read the refusal.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(5);
@@ -143,6 +144,12 @@ impl Hook {
             return Ok(());
         }
         let id = self.worker.next_id();
+        let who = upstream::Client {
+            address: peer,
+            local: socket.local_addr(),
+            secure: socket.is_secure(),
+            id,
+        };
         let span = info_span!(
             parent: None,
             "session",
@@ -152,7 +159,7 @@ impl Hook {
             domain = tracing::field::Empty,
         );
         let worker = Rc::clone(&self.worker);
-        let run = Run::new(worker, live, socket, early, permit, span, id, clock());
+        let run = Run::new(worker, live, socket, early, permit, span, who, clock());
         actix_rt::spawn(run);
         Ok(())
     }

@@ -6,6 +6,7 @@
 
 mod bosh;
 mod http;
+mod upstream;
 
 use std::sync::Arc;
 
@@ -16,6 +17,7 @@ use prometheus::{
 
 pub use bosh::{BoshMetrics, OpenGuard, Refusal};
 pub use http::{Connection, ConnectionGuard, HttpMetrics};
+pub use upstream::{Servers, Up};
 
 use crate::proto::fault::Fault;
 use crate::proto::stream::Flow;
@@ -164,6 +166,8 @@ pub struct Metrics {
     pub channel_binding_plus: IntCounter,
     /// Logins whose GS2 header asked for or hinted at channel binding and failed (UP-27).
     pub channel_binding_gs2: IntCounter,
+    /// Which of the configured servers are up.
+    pub servers: Servers,
     /// Routes whose server certificates are not checked (UP-14).
     pub unverified_routes: IntGauge,
     reloads: [IntCounter; 2],
@@ -293,6 +297,7 @@ impl Metrics {
             }
         });
         let bosh = BoshMetrics::register(&registry)?;
+        let servers = Servers::register(&registry)?;
         let http = HttpMetrics::register(&registry)?;
         Ok(Arc::new(Self {
             bosh,
@@ -307,6 +312,7 @@ impl Metrics {
             blank_messages,
             channel_binding_plus: binding.with_label_values(&["plus_mechanism"]),
             channel_binding_gs2: binding.with_label_values(&["gs2_header"]),
+            servers,
             unverified_routes,
             reloads: ["ok", "failed"].map(|outcome| reloads.with_label_values(&[outcome])),
             last_reload,
