@@ -199,8 +199,8 @@ async fn insecure_accepts_anything() {
     let server = FakeServer::start(vec![starttls(Identity::self_signed(&["x"]).server())]).await;
     let client = to(&[&server]).trust(Trust::Insecure);
     assert!(client.open().await.unwrap().secure);
-    assert_eq!(Connector::new(client.settings()).unwrap().unverified_routes(), 1);
-    assert_eq!(Connector::new(to(&[]).settings()).unwrap().unverified_routes(), 0);
+    assert_eq!(Connector::new(client.settings(), Health::default()).unwrap().unverified_routes(), 1);
+    assert_eq!(Connector::new(to(&[]).settings(), Health::default()).unwrap().unverified_routes(), 0);
 }
 
 /// UP-16: a client certificate is shown when configured, and not otherwise.
@@ -659,7 +659,7 @@ async fn a_server_that_is_back_is_found() {
 async fn srv_targets_that_failed_go_last() {
     let silent = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
     let port = silent.local_addr().unwrap().port();
-    let works = FakeServer::start_at(&format!("127.0.0.3:{port}"), vec![plain()]).await;
+    let _works = FakeServer::start_at(&format!("127.0.0.3:{port}"), vec![plain()]).await;
     let service = "_xmpp-client._tcp.example.org";
     let two_names = Zone::new()
         .srv(service, (1, 0, port), "silent.example.org")
@@ -847,7 +847,7 @@ async fn what_follows_the_features_is_handed_over() {
 #[tokio::test]
 async fn connections_are_not_shared() {
     let server = FakeServer::start(vec![plain()]).await;
-    let connector = Connector::new(to(&[&server]).settings()).unwrap();
+    let connector = Connector::new(to(&[&server]).settings(), Health::default()).unwrap();
     let request = to(&[&server]).request();
     let one = connector.open(&request, &upstream::Client::default()).await.unwrap();
     let _two = connector.open(&request, &upstream::Client::default()).await.unwrap();
@@ -864,7 +864,7 @@ async fn files_of_no_use_are_refused_at_the_start() {
     let path = common::pki::temporary_file("empty.pem", "");
     for file in [path.clone(), temporary_path("absent.pem")] {
         let client = to(&[]).trust(Trust::CaFile(file.clone()));
-        let error = Connector::new(client.settings()).unwrap_err();
+        let error = Connector::new(client.settings(), Health::default()).unwrap_err();
         assert!(error.to_string().starts_with(&file.display().to_string()), "{error}");
     }
     std::fs::remove_file(path).unwrap();
