@@ -35,7 +35,7 @@ use crate::session::addresses::Addresses;
 use crate::session::registry::Registry;
 use crate::session::timer::clock;
 use crate::session::worker::{self, Drain, Sessions, Shared, Worker};
-use crate::upstream::Connector;
+use crate::upstream::{Connector, Health};
 
 /// How long requests without a session may take to be answered when all sessions have ended: a body
 /// that is still coming in has no claim to more.
@@ -112,6 +112,8 @@ struct Gateway {
     tls: Option<Arc<Tls>>,
     /// What a reload replaces.
     current: Arc<Current>,
+    /// What it remembers of the servers is kept.
+    health: Health,
     /// The configuration in force.
     config: Config,
 }
@@ -120,7 +122,8 @@ impl Gateway {
     /// Builds it and begins to serve; to be called on an actix system.
     fn start(config: Config, sockets: Sockets, extra: Option<Extra>) -> anyhow::Result<Self> {
         let metrics = Metrics::register().context("registering the metrics")?;
-        let live = live(&config)?;
+        let health = Health::default();
+        let live = live(&config, &health)?;
         reload::note(&metrics, &live);
         let addresses = Arc::new(Addresses::new(convert::addresses(&config)));
         let sessions = Arc::new(Sessions::new(config.limits.sessions, addresses));
@@ -150,7 +153,7 @@ impl Gateway {
         let listeners = plain.chain(secure).collect();
         let public = start_public(&config, listeners, &shared, &current, extra)?;
         let registry = shared.registry;
-        Ok(Self { public, admin, sessions, metrics, registry, tls, current, config })
+        Ok(Self { public, admin, sessions, metrics, registry, tls, current, health, config })
     }
 
     /// Serves until a signal, then drains. A second signal ends the draining. SIGHUP reloads the
@@ -213,8 +216,8 @@ impl Gateway {
 
 /// What the configuration makes of all that begins from now on. Whatever can go wrong with a
 /// configuration that was checked goes wrong here, where nothing has changed yet.
-fn live(config: &Config) -> anyhow::Result<Live> {
-    let connector = Connector::new(convert::upstream(config))
+fn live(config: &Config, health: &Health) -> anyhow::Result<Live> {
+    let connector = Connector::new(convert::upstream(config), health.clone())
         .context("preparing the connections to the XMPP servers")?;
     let trust = Arc::new(convert::trust(config));
     Ok(Live {
@@ -483,6 +486,7 @@ mod convert {
     fn served(config: &Config) -> Served {
         Served {
             domains: config.domains.keys().cloned().collect(),
+            suffixes: config.suffixes.keys().cloned().collect(),
             any: config.fallback.is_some(),
             default: config.default_domain.clone(),
         }
@@ -649,30 +653,49 @@ mod convert {
     pub(super) fn upstream(config: &Config) -> upstream::Settings {
         upstream::Settings {
             routes: config.domains.iter().map(|(domain, to)| (domain.clone(), route(to))).collect(),
+            suffixes: config
+                .suffixes
+                .iter()
+                .map(|(below, to)| (below.clone(), route(to)))
+                .collect(),
             fallback: config.fallback.as_ref().map(route),
             dns: config.upstream.dns.clone(),
             allow_private: config.upstream.allow_private,
             connect_timeout: config.upstream.connect_timeout,
             negotiation_timeout: config.upstream.negotiation_timeout,
+            backoff: upstream::Backoff {
+                least: config.upstream.backoff_min,
+                most: config.upstream.backoff_max,
+                slow_start: config.upstream.slow_start,
+            },
             limits: server_xml(config),
+        }
+    }
+
+    fn member(server: &config::Server) -> upstream::Member {
+        upstream::Member {
+            server: match &server.address {
+                config::ServerAddress::Tcp { host, port } => {
+                    upstream::Server::Tcp { host: host.clone(), port: *port, direct_tls: false }
+                }
+                config::ServerAddress::DirectTls { host, port } => {
+                    upstream::Server::Tcp { host: host.clone(), port: *port, direct_tls: true }
+                }
+                config::ServerAddress::Unix(path) => upstream::Server::Unix(path.clone()),
+            },
+            priority: server.priority,
+            weight: server.weight,
+            proxy_protocol: match server.proxy_protocol {
+                config::ProxyProtocol::Off => upstream::ProxyProtocol::Off,
+                config::ProxyProtocol::V1 => upstream::ProxyProtocol::V1,
+                config::ProxyProtocol::V2 => upstream::ProxyProtocol::V2,
+            },
         }
     }
 
     fn route(route: &config::Route) -> upstream::Route {
         upstream::Route {
-            servers: route
-                .servers
-                .iter()
-                .map(|server| match server {
-                    config::ServerAddress::Tcp { host, port } => {
-                        upstream::Server::Tcp { host: host.clone(), port: *port, direct_tls: false }
-                    }
-                    config::ServerAddress::DirectTls { host, port } => {
-                        upstream::Server::Tcp { host: host.clone(), port: *port, direct_tls: true }
-                    }
-                    config::ServerAddress::Unix(path) => upstream::Server::Unix(path.clone()),
-                })
-                .collect(),
+            servers: route.servers.iter().map(member).collect(),
             tls: match route.tls {
                 config::TlsMode::Auto => upstream::TlsUse::Auto,
                 config::TlsMode::Required => upstream::TlsUse::Required,

@@ -5,6 +5,7 @@
 //! indirect call. What runs over it is none of its business, nor which end of it we are.
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
@@ -26,6 +27,15 @@ impl Io {
     /// Whether the bytes are encrypted.
     pub fn is_secure(&self) -> bool {
         matches!(self, Self::Tls(_))
+    }
+
+    /// The address of our end, if it is one of TCP.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(socket) => socket.local_addr().ok(),
+            Self::Unix(_) => None,
+            Self::Tls(stream) => stream.get_ref().0.local_addr(),
+        }
     }
 
     /// Has small writes leave at once; a Unix socket does that anyway.

@@ -64,8 +64,8 @@ fn a_variable_is_read_as_its_key_wants_it() {
     assert!(config.upstream.dns.is_empty());
     assert_eq!(config.admin.address, None);
     assert_eq!(config.default_domain, Some(domain("example.org")));
-    assert_eq!(config.domains[&domain("example.org")].servers, [tcp("127.0.0.1", 5222)]);
-    assert_eq!(config.fallback.unwrap().servers, [ServerAddress::Unix("/run/x".into())]);
+    assert_eq!(config.domains[&domain("example.org")].servers, [at(0, tcp("127.0.0.1", 5222))]);
+    assert_eq!(config.fallback.unwrap().servers, [at(0, ServerAddress::Unix("/run/x".into()))]);
 }
 
 /// WS-21: names are compared prepared, in the file, in variables and in flags alike.
@@ -82,10 +82,11 @@ fn one_domain_is_one_table_in_every_layer() {
     let config = serve(Some(&file), &environment, &["--domain", "bücher.example"]).unwrap();
     assert_eq!(config.domains.len(), 2);
     let route = config.route(&domain("example.org")).unwrap();
-    assert_eq!((route.servers.as_slice(), route.tls), (&[tcp("env", 2)][..], TlsMode::Required));
+    assert_eq!(route.servers, [at(0, tcp("env", 2))]);
+    assert_eq!(route.tls, TlsMode::Required);
     // A --domain without --server leaves the file's servers.
-    assert_eq!(config.route(&domain("bücher.example")).unwrap().servers, [tcp("b", 1)]);
-    assert_eq!(config.route(&domain("else.example")).unwrap().servers, [tcp("c", 5222)]);
+    assert_eq!(config.route(&domain("bücher.example")).unwrap().servers, [at(0, tcp("b", 1))]);
+    assert_eq!(config.route(&domain("else.example")).unwrap().servers, [at(0, tcp("c", 5222))]);
 
     assert_eq!(
         faults("[domains.\"a.example\"]\n[domains.\"A.Example\"]\n"),
@@ -110,8 +111,8 @@ fn flags_are_enough_without_a_file() {
     )
     .unwrap();
     let servers = [
-        ServerAddress::DirectTls { host: "::1".to_owned(), port: 5223 },
-        ServerAddress::Unix("/run/xmpp.sock".into()),
+        at(0, ServerAddress::DirectTls { host: "::1".to_owned(), port: 5223 }),
+        at(1, ServerAddress::Unix("/run/xmpp.sock".into())),
     ];
     for name in ["a.example", "b.example"] {
         assert_eq!(config.domains[&domain(name)].servers, servers);
@@ -180,7 +181,7 @@ fn a_wrong_type_names_line_and_expectation() {
             "(text):5: ws.ping_interval: expected a duration such as \"500ms\", \"30s\" or \"2m\", found integer `30`",
             "(text):6: ws.missed_pongs: expected a whole number, found integer `-1`",
             "(text):7: ws.paths: expected a list, found string \"/ws\"",
-            "(text):8: ws.allowed_origins: expected a string, found integer `5`",
+            "(text):10: ws.allowed_origins: expected a string, found integer `5`",
             "(text):13: limits.depth: expected a whole number, found floating point `1.5`",
             "(text):14: limits.element_bytes: expected a number of bytes or a size such as \"256 KiB\", found string \"256 KB\"",
             "(text):15: domains: expected a table, found a list",
@@ -344,7 +345,7 @@ servers = ["http://x", "unix:foo", "1.2.3.4:0", "::1", "[::1", "a b"]
             &["--admin=here", "--domain=a@b"]
         ),
         [
-            "--domain: domains.\"a@b\": expected a domain name or \"*\": the character '@' cannot be in a domain name",
+            "--domain: domains.\"a@b\": expected a domain name, \"*.\" and one, or \"*\": the character '@' cannot be in a domain name",
             "--admin: admin.address: expected an IP address (not a name) and a port, such as \
              \"127.0.0.1:5280\" or \"[::1]:5280\", found \"here\"",
             "BOSPHORUS__SASL__CHANNEL_BINDING: sasl.channel_binding: expected \"passthrough\" or \"strip\", found \"x\"",
@@ -480,6 +481,131 @@ fn the_domain_star_needs_servers() {
     );
 }
 
+/// A suffix serves what is below it and nothing else; the longest wins, and a name before all.
+#[test]
+fn a_suffix_serves_the_domains_below_it() {
+    let to = |name: &str| format!("[domains.\"{name}\"]\nservers = [\"{}:1\"]\n", name.len());
+    let names = ["*.Example.org", "*.deep.example.org", "a.deep.example.org", "*.bücher.example"];
+    let mut text: String = names.iter().map(|name| to(name)).collect();
+    let config = Config::from_toml_str(&text).unwrap();
+    let found = |config: &Config, name: &str| {
+        let route = config.route(&domain(name))?;
+        match &route.servers[0].address {
+            ServerAddress::Tcp { host, .. } => host.parse::<usize>().ok(),
+            _ => None,
+        }
+    };
+    for (name, expected) in [
+        ("a.example.org", Some("*.example.org")),
+        ("b.a.EXAMPLE.org", Some("*.example.org")),
+        ("deep.example.org", Some("*.example.org")),
+        ("b.deep.example.org", Some("*.deep.example.org")),
+        ("a.deep.example.org", Some("a.deep.example.org")),
+        ("x.xn--bcher-kva.example", Some("*.bücher.example")),
+        ("example.org", None),
+        ("notexample.org", None),
+        ("org", None),
+        ("example.org.evil.example", None),
+        ("127.0.0.1", None),
+    ] {
+        assert_eq!(found(&config, name), expected.map(str::len), "{name}");
+    }
+    text += &to("*");
+    let config = Config::from_toml_str(&text).unwrap();
+    assert_eq!(found(&config, "example.org"), Some(1));
+    assert_eq!(found(&config, "a.example.org"), Some("*.example.org".len()));
+
+    let config = Config::from_toml_str(&format!("default_domain = \"a.b\"\n{}", to("*.b")));
+    assert_eq!(config.unwrap().default_domain, Some(domain("a.b")));
+    let flags = ["--domain=*.example.org", "--server=a:1"];
+    let environment = [("BOSPHORUS__DOMAINS__*.EXAMPLE.COM__SERVERS", "b:2")];
+    let config = serve(None, &environment, &flags).unwrap();
+    assert_eq!(config.route(&domain("x.example.org")).unwrap().servers, [at(0, tcp("a", 1))]);
+    assert_eq!(config.route(&domain("x.example.com")).unwrap().servers, [at(0, tcp("b", 2))]);
+    assert_eq!(config.route(&domain("example.org")), None);
+}
+
+/// SEC-22: a client would choose whom we look up, were there no servers.
+#[test]
+fn a_suffix_needs_servers_and_a_name() {
+    assert_eq!(
+        faults("[domains.\"*.example.org\"]\n[domains.\"*.10.0.0.1\"]\n[domains.\"a.*.b\"]\n"),
+        [
+            "(text):1: domains.\"*.example.org\".servers: expected at least one server: without it a \
+             client could name any host below it as its domain",
+            "(text):2: domains.\"*.10.0.0.1\": expected a domain name behind \"*.\", found an address",
+            "(text):3: domains.\"a.*.b\": expected a domain name, \"*.\" and one, or \"*\": the character \
+             '*' cannot be in a domain name",
+        ]
+    );
+}
+
+/// UP-08: plain addresses go in their order, tables as they say; both may be mixed.
+#[test]
+fn servers_are_addresses_or_tables() {
+    let inline = "servers = [\n\"a\",\n\
+                  { address = \"xmpps://b\", priority = 0, weight = 10, proxy_protocol = \"v2\" },\n\
+                  \"c\",\n{ address = \"unix:/d\", proxy_protocol = \"v1\" },\n]\n";
+    let servers = |text: &str| {
+        let config = Config::from_toml_str(&format!("{DOMAIN}{text}")).unwrap();
+        config.domains[&domain("example.org")].servers.clone()
+    };
+    let b = Server {
+        address: ServerAddress::DirectTls { host: "b".to_owned(), port: 5223 },
+        priority: 0,
+        weight: 10,
+        proxy_protocol: ProxyProtocol::V2,
+    };
+    let d = Server { proxy_protocol: ProxyProtocol::V1, ..at(3, ServerAddress::Unix("/d".into())) };
+    let expected = [at(0, tcp("a", 5222)), b.clone(), at(2, tcp("c", 5222)), d];
+    assert_eq!(servers(inline), expected);
+    let tables = "[[domains.\"example.org\".servers]]\naddress = \"xmpps://b\"\nweight = 10\n\
+                  proxy_protocol = \"v2\"\n\
+                  [[domains.\"example.org\".servers]]\naddress = \"c\"\n";
+    assert_eq!(servers(tables), [b, at(1, tcp("c", 5222))]);
+}
+
+/// What is wrong in a table of `servers` is told with its key and its line.
+#[test]
+fn faults_in_tables_of_servers_are_found() {
+    assert_eq!(
+        faults(&format!(
+            "{DOMAIN}servers = [\n{{ address = \"a\", weight = \"x\", port = 1 }},\n5,\n\
+             {{ priority = -1 }},\n]\n"
+        )),
+        [
+            "(text):3: domains.\"example.org\".servers.weight: expected a whole number, found string \"x\"",
+            "(text):3: domains.\"example.org\".servers.port: unknown key, expected one of `address`, \
+             `priority`, `weight`, `proxy_protocol`",
+            "(text):4: domains.\"example.org\".servers: expected an address such as \
+             \"xmpp://127.0.0.1:5222\" or a table with one, found integer `5`",
+            "(text):5: domains.\"example.org\".servers.priority: expected a whole number, found integer `-1`",
+        ]
+    );
+    assert_eq!(
+        faults(&format!(
+            "{DOMAIN}servers = [\n{{ weight = 1 }},\n\
+             {{ address = \"a\", weight = 65536, proxy_protocol = \"v3\" }},\n]\n\
+             [[domains.other.servers]]\naddress = \"http://b\"\npriority = 70000\n"
+        )),
+        [
+            "(text):3: domains.\"example.org\".servers: expected `address` in the table",
+            "(text):4: domains.\"example.org\".servers.weight: expected 0 to 65535, found 65536",
+            "(text):4: domains.\"example.org\".servers.proxy_protocol: expected \"off\", \"v1\" or \
+             \"v2\", found \"v3\"",
+            "(text):6: domains.other.servers: expected \"xmpp://host:port\", \"xmpps://host:port\", \
+             \"host:port\" or \"unix:/path\", found \"http://b\": the scheme is not one of these",
+            "(text):8: domains.other.servers.priority: expected 0 to 65535, found 70000",
+        ]
+    );
+    assert_eq!(
+        faults(&format!("[upstream]\nbackoff_max = \"500ms\"\n{DOMAIN}")),
+        [
+            "(text):2: upstream.backoff_max: expected at least upstream.backoff_min (1s), found 500ms"
+        ]
+    );
+}
+
 #[test]
 fn serving_nothing_says_what_to_add() {
     let text = "domains: no domain is served; add a table [domains.\"example.org\"] with your XMPP \
@@ -605,6 +731,7 @@ fn tls_auto_depends_on_the_peer() {
     let loopback = |text: &str| {
         let text = format!("{DOMAIN}servers = [\"{text}\"]\n");
         Config::from_toml_str(&text).unwrap().domains[&domain("example.org")].servers[0]
+            .address
             .is_loopback()
     };
     for near in
@@ -799,6 +926,11 @@ fn known_keys(section: &str) -> Vec<String> {
 
 fn domain(name: &str) -> Domain {
     Domain::parse(name).unwrap()
+}
+
+/// An entry of `servers` of which only the address is given.
+fn at(priority: u16, address: ServerAddress) -> Server {
+    Server { priority, ..Server::at(address) }
 }
 
 fn tcp(host: &str, port: u16) -> ServerAddress {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::Context as _;
 
 use super::{Extra, Gateway, Signals, Sockets, bind, bind_admin, raise_file_limit};
-use crate::config::{AllowedOrigins, Config, Route, ServerAddress, TlsMode};
+use crate::config::{self, AllowedOrigins, Config, Route, ServerAddress, TlsMode};
 use crate::demo::{DOMAIN, Server, Settings, page};
 use crate::proto::domain::Domain;
 
@@ -114,7 +114,10 @@ fn keep_to_itself(config: &mut Config, public: SocketAddr) {
 /// Serves the demo's domain by the server at this address.
 fn route_to(config: &mut Config, server: SocketAddr) -> anyhow::Result<()> {
     let route = Route {
-        servers: vec![ServerAddress::Tcp { host: server.ip().to_string(), port: server.port() }],
+        servers: vec![config::Server::at(ServerAddress::Tcp {
+            host: server.ip().to_string(),
+            port: server.port(),
+        })],
         tls: TlsMode::Never,
         ca_file: None,
         pin_sha256: Vec::new(),

@@ -37,7 +37,7 @@ impl Gateway {
             }
         };
         // All that may still fail belongs here, before the first thing is changed.
-        let live = match live(&config) {
+        let live = match live(&config, &self.health) {
             Ok(live) => live,
             Err(problem) => {
                 error!(problem = format_args!("{problem:#}"), "config_reload_failed");
@@ -78,6 +78,7 @@ impl Gateway {
 pub(super) fn note(metrics: &Metrics, live: &Live) {
     let unverified = live.sessions.connector.unverified_routes();
     metrics.unverified_routes.set(i64::try_from(unverified).unwrap_or(i64::MAX));
+    live.sessions.connector.show(&metrics.servers);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     metrics.last_reload.set(now.as_secs_f64());
 }

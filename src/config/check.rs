@@ -6,6 +6,7 @@
 mod addresses;
 mod bosh;
 mod drain;
+mod servers;
 mod tls;
 
 use std::collections::BTreeMap;
@@ -38,7 +39,8 @@ pub(super) fn check(
     let mut checker = Checker { origins, problems, warnings: Vec::new() };
     let mut config = checker.config(&raw);
     // With other faults about, the domain may be there and only be wrong.
-    if config.domains.is_empty() && config.fallback.is_none() && checker.problems.is_empty() {
+    let serves = [&config.domains, &config.suffixes].iter().any(|routes| !routes.is_empty());
+    if !serves && config.fallback.is_none() && checker.problems.is_empty() {
         checker.problem(
             &["domains"],
             "no domain is served; add a table [domains.\"example.org\"] with your XMPP domain, \
@@ -82,26 +84,31 @@ impl Checker<'_> {
         let limits = self.limits(&raw.limits);
         let (upstream, security) = self.upstream(&raw.upstream);
         let mut domains = BTreeMap::new();
+        let mut suffixes = BTreeMap::new();
         let mut fallback = None;
         for (name, domain) in &raw.domains {
             let route = self.route(name, domain, &security);
+            if name.starts_with('*') && domain.servers.is_empty() {
+                let what = if name == "*" { "host on the net" } else { "host below it" };
+                self.problem(
+                    &["domains", name, "servers"],
+                    format!(
+                        "expected at least one server: without it a client could name any {what} \
+                         as its domain"
+                    ),
+                );
+            }
             if name == "*" {
-                if route.servers.is_empty() && domain.servers.is_empty() {
-                    self.problem(
-                        &["domains", name, "servers"],
-                        "expected at least one server: without it a client could name any host \
-                         on the net as its domain",
-                    );
-                }
                 fallback = Some(route);
+            } else if let Some(below) = name.strip_prefix("*.") {
+                suffixes.extend(Domain::parse(below).ok().map(|below| (below, route)));
             } else if let Ok(domain) = Domain::parse(name) {
                 // Names were prepared, and the wrong ones reported, when the layers were read.
                 domains.insert(domain, route);
             }
         }
-        let default_domain = self.default_domain(raw, &domains, fallback.is_some());
-        Config {
-            default_domain,
+        let mut config = Config {
+            default_domain: None,
             listen,
             tls,
             admin,
@@ -110,24 +117,22 @@ impl Checker<'_> {
             limits,
             upstream,
             domains,
+            suffixes,
             fallback,
             sasl: self.sasl(&raw.sasl),
             drain: self.drain(&raw.drain),
             log: self.log(&raw.log),
             warnings: Vec::new(),
-        }
+        };
+        config.default_domain = self.default_domain(raw, &config);
+        config
     }
 
-    fn default_domain(
-        &mut self,
-        raw: &Raw,
-        domains: &BTreeMap<Domain, Route>,
-        any: bool,
-    ) -> Option<Domain> {
+    fn default_domain(&mut self, raw: &Raw, config: &Config) -> Option<Domain> {
         let path = &["default_domain"];
         let text = raw.default_domain.as_deref()?;
         match Domain::parse(text) {
-            Ok(domain) if any || domains.contains_key(&domain) => return Some(domain),
+            Ok(domain) if config.route(&domain).is_some() => return Some(domain),
             Ok(_) => self.expected(path, "one of the domains under [domains]", quoted(text)),
             Err(bad) => self.problem(path, format!("expected a domain name: {bad}")),
         }
@@ -384,6 +389,15 @@ impl Checker<'_> {
             raw.whitespace_keepalive,
             Duration::ZERO..=DAY,
         );
+        let backoff_min = self.duration(&["upstream", "backoff_min"], raw.backoff_min);
+        let backoff_max = self.duration(&["upstream", "backoff_max"], raw.backoff_max);
+        if backoff_max < backoff_min {
+            self.expected(
+                &["upstream", "backoff_max"],
+                format!("at least upstream.backoff_min ({})", show(backoff_min)),
+                show(backoff_max),
+            );
+        }
         if raw.insecure {
             self.warn_insecure(&["upstream", "insecure"], "any server");
         }
@@ -403,6 +417,13 @@ impl Checker<'_> {
                 .duration(&["upstream", "negotiation_timeout"], raw.negotiation_timeout),
             close_grace: self.duration(&["upstream", "close_grace"], raw.close_grace),
             whitespace_keepalive: (!keepalive.is_zero()).then_some(keepalive),
+            backoff_min,
+            backoff_max,
+            slow_start: self.within(
+                &["upstream", "slow_start"],
+                raw.slow_start,
+                Duration::ZERO..=DAY,
+            ),
             dns,
             allow_private: raw.allow_private,
         };
@@ -413,20 +434,7 @@ impl Checker<'_> {
     fn route(&mut self, name: &str, raw: &raw::Domain, upstream: &Security) -> Route {
         let table = ["domains", name];
         let key = |key| ["domains", name, key];
-        let mut servers = Vec::new();
-        for (index, text) in raw.servers.iter().enumerate() {
-            match parse_server(text) {
-                Ok(server) => servers.push(server),
-                Err(why) => {
-                    let index = index.to_string();
-                    let found = quoted(text);
-                    self.problem(
-                        &["domains", name, "servers", &index],
-                        format!("expected {SERVER}, found {found}: {why}"),
-                    );
-                }
-            }
-        }
+        let servers = self.servers(name, &raw.servers);
         let mut security = upstream.clone();
         if let Some(text) = &raw.tls {
             security.tls = self.tls(&key("tls"), text);
@@ -448,10 +456,12 @@ impl Checker<'_> {
         }
         if security.tls == TlsMode::Never {
             let path: &[&str] = if raw.tls.is_some() { &key("tls") } else { &["upstream", "tls"] };
-            let remote =
-                servers.iter().find(|s| !s.is_loopback() && matches!(s, ServerAddress::Tcp { .. }));
+            let remote = servers
+                .iter()
+                .map(|server| &server.address)
+                .find(|to| !to.is_loopback() && matches!(to, ServerAddress::Tcp { .. }));
             let how = "in the clear";
-            if raw.servers.is_empty() && name != "*" {
+            if raw.servers.is_empty() && !name.starts_with('*') {
                 let whose = format!("the server that DNS names for {name}");
                 self.warning(path, format!("passwords and messages go to {whose} {how}"));
             } else if let Some(server) = remote {
@@ -680,25 +690,22 @@ impl Checker<'_> {
     }
 
     fn problem(&mut self, path: &[&str], text: impl Into<String>) {
-        self.problems.push(self.origins.problem(path, without_index(path), text.into()));
+        self.problems.push(self.origins.problem(path, &without_index(path), text.into()));
     }
 
     fn warning(&mut self, path: &[&str], text: impl Into<String>) {
-        let problem = self.origins.problem(path, without_index(path), text.into());
+        let problem = self.origins.problem(path, &without_index(path), text.into());
         self.warnings.push(problem.to_string());
     }
 }
 
 /// `["listen", "addresses", "1"]` is the key `listen.addresses`; the place already tells the
 /// element.
-fn without_index<'a, 'b>(path: &'a [&'b str]) -> &'a [&'b str] {
-    match path {
-        [key @ .., last] if key.len() >= 2 && last.bytes().all(|b| b.is_ascii_digit()) => {
-            // A domain may be called "10"; a list is never at the second level of [domains].
-            if key == ["domains"] { path } else { key }
-        }
-        _ => path,
-    }
+fn without_index<'b>(path: &[&'b str]) -> Vec<&'b str> {
+    // A domain may be called "10"; there is no list above the third level.
+    let is_index = |(at, part): (usize, &str)| at >= 2 && part.bytes().all(|b| b.is_ascii_digit());
+    let parts = path.iter().copied().enumerate();
+    parts.filter(|&part| !is_index(part)).map(|(_, part)| part).collect()
 }
 
 /// `xmpp://host:port`, `xmpps://host:port`, `host:port`, `unix:/path`. The port may be left out.
@@ -784,7 +791,6 @@ fn quoted(text: &str) -> String {
     format!("{text:?}")
 }
 
-const SERVER: &str = "\"xmpp://host:port\", \"xmpps://host:port\", \"host:port\" or \"unix:/path\"";
 /// What `<body/>` itself may take beside the largest element (BOSH-06).
 const BODY_TAGS: usize = 4096;
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);

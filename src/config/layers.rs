@@ -7,10 +7,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use ::config::{Map, Source, Value, ValueKind};
-use toml_edit::{Array, Document, DocumentMut, Item, Table, TableLike};
+use toml_edit::{Array, Document, DocumentMut, InlineTable, Item, Table, TableLike};
 
 use super::raw::Raw;
 use super::{Config, ConfigError, Problem, check};
@@ -176,26 +177,63 @@ impl Layers {
             }
             let inner = item.as_table_like();
             let alone = if inner.is_some() { Item::Table(Table::new()) } else { item.clone() };
-            if let Err(text) = probe(&path, &alone) {
-                self.problem(&path, &origin, text);
+            if let Err(why) = probe(&path, &alone) {
+                if !self.elements(item, &path, text) {
+                    self.problem(&path, &origin, why);
+                }
                 continue;
             }
             self.insert(layer, &path, alone, origin);
             if let Some(inner) = inner {
                 self.walk(layer, inner, &path, text);
             }
-            // [[…]] is a list as well.
-            let tables = item.as_array_of_tables().into_iter().flatten().map(Table::span);
-            let values = item.as_array().into_iter().flatten().map(toml_edit::Value::span);
-            for (index, span) in values.chain(tables).enumerate() {
-                if let Some(span) = span {
-                    path.push(index.to_string());
-                    let line = line_at(text, span.start);
-                    self.origins.places.insert(path.clone(), Origin::Line(line));
+            for (index, element) in elements(item).iter().enumerate() {
+                let mut place = |path: &[String], span: Option<Range<usize>>| {
+                    if let Some(span) = span {
+                        let line = Origin::Line(line_at(text, span.start));
+                        self.origins.places.insert(path.to_vec(), line);
+                    }
+                };
+                path.push(index.to_string());
+                place(&path, element.span());
+                for (key, _) in element.as_table_like().into_iter().flat_map(TableLike::iter) {
+                    path.push(key.to_owned());
+                    place(&path, key_span(element, key));
                     path.pop();
+                }
+                path.pop();
+            }
+        }
+    }
+
+    /// Reports what is wrong in the elements of a list of which something is; false if that is
+    /// nothing of any one of them.
+    fn elements(&mut self, item: &Item, path: &[String], text: &str) -> bool {
+        let mut found = false;
+        let mut report = |this: &mut Self, path: &[String], span: Option<Range<usize>>, why| {
+            let origin = Origin::Line(span.map_or(1, |span| line_at(text, span.start)));
+            this.problem(path, &origin, why);
+            found = true;
+        };
+        for element in &elements(item) {
+            let alone = |value: toml_edit::Value| toml_edit::value(Array::from_iter([value]));
+            let Some(table) = element.as_table_like() else {
+                let Some(value) = element.as_value() else { continue };
+                if let Err(why) = probe(path, &alone(value.clone())) {
+                    report(self, path, element.span(), why);
+                }
+                continue;
+            };
+            for (key, item) in table.iter() {
+                let Ok(value) = item.clone().into_value() else { continue };
+                let table = InlineTable::from_iter([(key, value)]);
+                if let Err(why) = probe(path, &alone(table.into())) {
+                    let path = [path, &[key.to_owned()]].concat();
+                    report(self, &path, key_span(element, key), why);
                 }
             }
         }
+        found
     }
 
     fn insert(&mut self, layer: &mut Layer, path: &[String], item: Item, origin: Origin) {
@@ -411,13 +449,35 @@ fn prepare_domain(path: &mut [String]) -> Result<(), String> {
     if section != "domains" || name == "*" {
         return Ok(());
     }
-    match Domain::parse(name) {
+    let (star, parsed) = match name.strip_prefix("*.") {
+        None => ("", Domain::parse(name)),
+        Some(below) => ("*.", Domain::parse(below)),
+    };
+    match parsed {
+        Ok(domain) if domain.ip().is_some() && !star.is_empty() => {
+            Err("expected a domain name behind \"*.\", found an address".to_owned())
+        }
         Ok(domain) => {
-            *name = domain.to_string();
+            *name = format!("{star}{domain}");
             Ok(())
         }
-        Err(bad) => Err(format!("expected a domain name or \"*\": {bad}")),
+        Err(bad) => Err(format!("expected a domain name, \"*.\" and one, or \"*\": {bad}")),
     }
+}
+
+/// The elements of a list, which TOML can write as `[…]` or as `[[…]]`.
+fn elements(item: &Item) -> Vec<Item> {
+    match item {
+        Item::Value(toml_edit::Value::Array(array)) => {
+            array.iter().map(|value| Item::Value(value.clone())).collect()
+        }
+        Item::ArrayOfTables(tables) => tables.iter().map(|to| Item::Table(to.clone())).collect(),
+        _ => Vec::new(),
+    }
+}
+
+fn key_span(table: &Item, key: &str) -> Option<Range<usize>> {
+    table.as_table_like()?.key(key)?.span()
 }
 
 /// Counted from 1.

@@ -35,6 +35,9 @@ pub struct Config {
     /// `[domains."…"]`: each domain served by name, with what it does not say itself taken from
     /// `[upstream]`.
     pub domains: BTreeMap<Domain, Route>,
+    /// `[domains."*.…"]`: where domains below these go that are not in `domains`; the longest
+    /// suffix wins. Always with servers of their own (SEC-22).
+    pub suffixes: BTreeMap<Domain, Route>,
     /// `[domains."*"]`: where every other domain goes; always with servers of its own (SEC-22).
     pub fallback: Option<Route>,
     /// `[sasl]`.
@@ -51,7 +54,10 @@ pub struct Config {
 impl Config {
     /// How to reach a domain, or `None` if it is not served (`host-unknown`).
     pub fn route(&self, domain: &Domain) -> Option<&Route> {
-        self.domains.get(domain).or(self.fallback.as_ref())
+        self.domains
+            .get(domain)
+            .or_else(|| domain.parents().find_map(|parent| self.suffixes.get(parent)))
+            .or(self.fallback.as_ref())
     }
 }
 
@@ -292,6 +298,13 @@ pub struct Upstream {
     pub close_grace: Duration,
     /// Silence toward the server after which one blank is sent; `None` sends none.
     pub whitespace_keepalive: Option<Duration>,
+    /// How long a server that failed is left alone at first; doubled by each failure in a row.
+    pub backoff_min: Duration,
+    /// The longest of these; at least `backoff_min`.
+    pub backoff_max: Duration,
+    /// From the return of a server that failed until it has its full share of sessions again; zero
+    /// is at once.
+    pub slow_start: Duration,
     /// DNS servers to ask; empty asks the system's.
     pub dns: Vec<SocketAddr>,
     /// SEC-22: accept private and loopback addresses from DNS.
@@ -301,8 +314,8 @@ pub struct Upstream {
 /// How to reach the server of one domain.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Route {
-    /// Candidates in order; empty asks DNS (SRV, then the domain itself).
-    pub servers: Vec<ServerAddress>,
+    /// Candidates; empty asks DNS (SRV, then the domain itself).
+    pub servers: Vec<Server>,
     /// STARTTLS on [`ServerAddress::Tcp`], [`ServerAddress::Unix`] and DNS candidates of that kind.
     pub tls: TlsMode,
     /// UP-14: trust these PEM certificates instead of the system's roots. Readable and PEM when it
@@ -331,6 +344,37 @@ pub enum TlsMode {
 }
 
 /// One entry of `servers`.
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
+pub struct Server {
+    /// Where it is.
+    pub address: ServerAddress,
+    /// The lower goes first. Unless it is given, the place in the list, counted from 0.
+    pub priority: u16,
+    /// Its share among those of the same priority (RFC 2782).
+    pub weight: u16,
+    /// SEC-21: whether it is told whose connection it has.
+    pub proxy_protocol: ProxyProtocol,
+}
+
+impl Server {
+    /// The first of a list, if no more than the address is said of it.
+    pub fn at(address: ServerAddress) -> Self {
+        Self { address, priority: 0, weight: 1, proxy_protocol: ProxyProtocol::Off }
+    }
+}
+
+/// `proxy_protocol` of an entry of `servers` (SEC-21).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ProxyProtocol {
+    /// No header.
+    Off,
+    /// The addresses in a line of text.
+    V1,
+    /// Binary, with the domain, the session's number and whether the client has TLS.
+    V2,
+}
+
+/// The address of an entry of `servers`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum ServerAddress {
     /// `xmpp://host:port` or `host:port`; STARTTLS as [`Route::tls`] says. An IPv6 host is without

@@ -5,9 +5,12 @@
 //! of them at once.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use serde::Deserialize;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{self, Deserializer, MapAccess, Visitor};
 
 use super::units::{Count, Size, Span};
 
@@ -261,6 +264,9 @@ pub(super) struct Upstream {
     pub(super) negotiation_timeout: Span,
     pub(super) close_grace: Span,
     pub(super) whitespace_keepalive: Span,
+    pub(super) backoff_min: Span,
+    pub(super) backoff_max: Span,
+    pub(super) slow_start: Span,
     pub(super) dns: Vec<String>,
     pub(super) ca_file: Option<String>,
     pub(super) pin_sha256: Vec<String>,
@@ -278,6 +284,9 @@ impl Default for Upstream {
             negotiation_timeout: seconds(30),
             close_grace: seconds(5),
             whitespace_keepalive: seconds(0),
+            backoff_min: seconds(1),
+            backoff_max: seconds(60),
+            slow_start: seconds(30),
             dns: Vec::new(),
             ca_file: None,
             pin_sha256: Vec::new(),
@@ -293,13 +302,47 @@ impl Default for Upstream {
 #[derive(Debug, Clone, PartialEq, Default, Deserialize)]
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Domain {
-    pub(super) servers: Vec<String>,
+    pub(super) servers: Vec<Server>,
     pub(super) tls: Option<String>,
     pub(super) ca_file: Option<String>,
     pub(super) pin_sha256: Option<Vec<String>>,
     pub(super) insecure: Option<bool>,
     pub(super) client_certificate: Option<String>,
     pub(super) client_key: Option<String>,
+}
+
+/// One entry of `servers`: its address alone, or a table. Each key may be missing as far as the type
+/// goes, so that each can be tried alone.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, remote = "Self")]
+pub(super) struct Server {
+    pub(super) address: Option<String>,
+    pub(super) priority: Option<Count>,
+    pub(super) weight: Option<Count>,
+    pub(super) proxy_protocol: Option<String>,
+}
+
+impl<'de> Deserialize<'de> for Server {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct ServerVisitor;
+        impl<'de> Visitor<'de> for ServerVisitor {
+            type Value = Server;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str(r#"an address such as "xmpp://127.0.0.1:5222" or a table with one"#)
+            }
+
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Server, E> {
+                Ok(Server { address: Some(text.to_owned()), ..Server::default() })
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<Server, A::Error> {
+                // What `remote` derives: the table alone.
+                Server::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+        deserializer.deserialize_any(ServerVisitor)
+    }
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -262,7 +262,7 @@ impl Face {
             }
             (Refusal::Overload, Instead::Later)
         })?;
-        create(&self.worker, &self.live, body, permit, caller.address, caller.secure)
+        create(&self.worker, &self.live, body, permit, caller.client())
             .map_err(|reply| (Refusal::Creation, Instead::Reply(reply)))
     }
 

@@ -12,6 +12,7 @@ use actix_http::header::{self, HeaderMap};
 use tracing::warn;
 
 use crate::proto::forwarded::{self, Networks};
+use crate::upstream;
 
 /// Whom to believe, and whom the limits per address spare.
 #[derive(Debug, Default)]
@@ -31,13 +32,15 @@ pub struct Arrival {
     pub secure: bool,
     /// What is known of where `client` comes from.
     pub source: Source,
+    /// The address that the client connected to, as far as the connection tells.
+    pub local: Option<SocketAddr>,
 }
 
 impl Arrival {
     /// On a socket of this peer, without TLS.
     #[must_use]
     pub fn plain(peer: Option<SocketAddr>) -> Self {
-        Self { client: peer, secure: false, source: Source::Socket }
+        Self { client: peer, secure: false, source: Source::Socket, local: None }
     }
 }
 
@@ -62,6 +65,8 @@ pub struct Caller {
     pub secure: bool,
     /// His address where the limits per address hold for him (SEC-16).
     pub limited: Option<IpAddr>,
+    /// The address that he connected to, if it is known.
+    pub local: Option<SocketAddr>,
 }
 
 impl Caller {
@@ -81,13 +86,25 @@ impl Caller {
             _ => forwarded::Told::default(),
         };
         let secure = told.secure.unwrap_or(arrival.secure);
+        let local = arrival.local;
         match told.address {
             Some(address) => {
-                let told = Arrival { client: Some(address), secure, source: Source::Header };
-                Self { address: Some(address), secure, limited: trust.limited(&told) }
+                let told =
+                    Arrival { client: Some(address), secure, source: Source::Header, ..*arrival };
+                Self { address: Some(address), secure, limited: trust.limited(&told), local }
             }
-            None => Self { address: arrival.client, secure, limited: trust.limited(arrival) },
+            None => {
+                Self { address: arrival.client, secure, limited: trust.limited(arrival), local }
+            }
         }
+    }
+}
+
+impl Caller {
+    /// Whom a server is told that the session is of; its number is still to be given.
+    #[must_use]
+    pub fn client(&self) -> upstream::Client {
+        upstream::Client { address: self.address, local: self.local, secure: self.secure, id: 0 }
     }
 }
 
@@ -153,13 +170,13 @@ mod tests {
     /// The caller behind `peer`: address, whether secure, under which address limited.
     fn caller(peer: &str, source: Source, headers: &[(&str, &str)]) -> (String, bool, String) {
         let client = peer.parse().ok();
-        let arrival = Arrival { client, secure: false, source };
+        let arrival = Arrival { client, source, ..Arrival::default() };
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             let name = HeaderName::try_from(*name).unwrap();
             map.append(name, HeaderValue::from_str(value).unwrap());
         }
-        let Caller { address, secure, limited } = Caller::of(&arrival, &map, &trust());
+        let Caller { address, secure, limited, .. } = Caller::of(&arrival, &map, &trust());
         let text = |it: Option<String>| it.unwrap_or_else(|| "-".to_owned());
         (text(address.map(|it| it.to_string())), secure, text(limited.map(|it| it.to_string())))
     }

@@ -79,7 +79,7 @@ impl Door {
     async fn arrival(&self, socket: &mut TcpStream) -> Option<Arrival> {
         let peer = socket.peer_addr().ok();
         if !peer.is_some_and(|peer: SocketAddr| self.settings.proxies.contains(peer.ip())) {
-            return Some(Arrival::plain(peer));
+            return Some(Arrival { local: socket.local_addr().ok(), ..Arrival::plain(peer) });
         }
         let outcome = proxy_protocol::read(socket, self.settings.patience).await;
         self.metrics.limits.proxy_header(match &outcome {
@@ -90,6 +90,7 @@ impl Door {
         match outcome {
             Ok(header) => Some(Arrival {
                 client: header.client.or(peer),
+                local: header.destination.or_else(|| socket.local_addr().ok()),
                 secure: header.secure.unwrap_or_default(),
                 source: if header.client.is_some() { Source::Header } else { Source::Proxy },
             }),

@@ -7,7 +7,6 @@
 //! bytes of a session mean (`proto::ws`), and the loop that moves them (`session::run`).
 
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -27,6 +26,7 @@ use crate::proto::handshake::{self, Verdict};
 use crate::session::run::Run;
 use crate::session::timer::clock;
 use crate::session::worker::{self, NoPlace, Worker};
+use crate::upstream;
 
 /// How long a refused client may take to read the refusal.
 const REFUSAL_PATIENCE: Duration = Duration::from_secs(5);
@@ -102,7 +102,9 @@ impl Hook {
                         metrics.upgrade(Upgrade::Accepted);
                         answer.extend(handshake::switching_protocols(&accept_key, protocol));
                         let live = Arc::clone(&live.sessions);
-                        return self.start(socket, &answer, early, live, permit, peer).await;
+                        return self
+                            .start(socket, &answer, early, live, permit, caller.client())
+                            .await;
                     }
                     Err(NoPlace::Draining) => metrics.upgrade(Upgrade::Drain),
                     Err(NoPlace::Limit(limit)) => {
@@ -154,23 +156,24 @@ impl Hook {
         early: Vec<u8>,
         live: Arc<worker::Live>,
         permit: worker::Permit,
-        peer: Option<SocketAddr>,
+        who: upstream::Client,
     ) -> Result<(), actix_http::Error> {
         // Ninety-odd bytes into an empty socket buffer: this does not wait.
         if tokio::time::timeout(REFUSAL_PATIENCE, tell(&mut socket, answer)).await.is_err() {
             return Ok(());
         }
         let id = self.worker.next_id();
+        let who = upstream::Client { id, ..who };
         let span = info_span!(
             parent: None,
             "session",
             id = format_args!("{id:012x}"),
-            peer = peer.map(tracing::field::display),
+            peer = who.address.map(tracing::field::display),
             transport = tracing::field::Empty,
             domain = tracing::field::Empty,
         );
         let worker = Rc::clone(&self.worker);
-        let run = Run::new(worker, live, socket, early, permit, span, id, clock());
+        let run = Run::new(worker, live, socket, early, permit, span, who, clock());
         actix_rt::spawn(run);
         Ok(())
     }

@@ -8,6 +8,7 @@ mod bosh;
 mod http;
 mod limits;
 mod tls;
+mod upstream;
 
 use std::sync::Arc;
 
@@ -20,6 +21,7 @@ pub use bosh::{BoshMetrics, OpenGuard, Refusal};
 pub use http::{Connection, ConnectionGuard, HttpMetrics};
 pub use limits::{Limit, LimitMetrics, ProxyHeader};
 pub use tls::{Handshake, TlsMetrics};
+pub use upstream::{Servers, Up};
 
 use crate::proto::fault::Fault;
 use crate::proto::stream::Flow;
@@ -172,6 +174,8 @@ pub struct Metrics {
     pub channel_binding_plus: IntCounter,
     /// Logins whose GS2 header asked for or hinted at channel binding and failed (UP-27).
     pub channel_binding_gs2: IntCounter,
+    /// Which of the configured servers are up.
+    pub servers: Servers,
     /// Routes whose server certificates are not checked (UP-14).
     pub unverified_routes: IntGauge,
     reloads: [IntCounter; 2],
@@ -302,6 +306,7 @@ impl Metrics {
         });
         let bosh = BoshMetrics::register(&registry)?;
         let tls = TlsMetrics::register(&registry)?;
+        let servers = Servers::register(&registry)?;
         let http = HttpMetrics::register(&registry)?;
         let limits = LimitMetrics::register(&registry)?;
         Ok(Arc::new(Self {
@@ -319,6 +324,7 @@ impl Metrics {
             blank_messages,
             channel_binding_plus: binding.with_label_values(&["plus_mechanism"]),
             channel_binding_gs2: binding.with_label_values(&["gs2_header"]),
+            servers,
             unverified_routes,
             reloads: ["ok", "failed"].map(|outcome| reloads.with_label_values(&[outcome])),
             last_reload,

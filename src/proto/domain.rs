@@ -94,12 +94,26 @@ impl Domain {
         to_ascii(&self.0).unwrap_or(Cow::Borrowed(&self.0))
     }
 
+    /// The domains that it is below, from the longest: for `a.example.org` these are `example.org`
+    /// and `org`. An address is below none.
+    pub fn parents(&self) -> impl Iterator<Item = &str> {
+        let name = if self.ip().is_some() { "" } else { &self.0 };
+        name.match_indices('.').map(move |(dot, _)| &name[dot + 1..])
+    }
+
     /// The address, if the name is an IP literal (RFC 7622 §3.2): nothing to look up, no SNI.
     pub fn ip(&self) -> Option<IpAddr> {
         match self.0.strip_prefix('[') {
             Some(inner) => inner.trim_end_matches(']').parse().ok().map(IpAddr::V6),
             None => self.0.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
         }
+    }
+}
+
+/// Equal, ordered and hashed as the text is, so that maps can be asked by text.
+impl std::borrow::Borrow<str> for Domain {
+    fn borrow(&self) -> &str {
+        &self.0
     }
 }
 

@@ -16,6 +16,8 @@ use super::ns;
 pub struct Served {
     /// Those served by name.
     pub domains: BTreeSet<Domain>,
+    /// Domains below which all are served.
+    pub suffixes: BTreeSet<Domain>,
     /// Whether any other is served too.
     pub any: bool,
     /// The one of a client that names none.
@@ -26,7 +28,9 @@ impl Served {
     /// Whether clients of `domain` are served here.
     #[must_use]
     pub fn serves(&self, domain: &Domain) -> bool {
-        self.any || self.domains.contains(domain)
+        self.any
+            || self.domains.contains(domain)
+            || domain.parents().any(|parent| self.suffixes.contains(parent))
     }
 
     /// The domain that `to` means, if it names one: the default without it.

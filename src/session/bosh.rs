@@ -10,7 +10,6 @@
 //! told that the request is gone, and says what is to be said instead.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -33,14 +32,14 @@ use crate::proto::bosh::{Content, Reply, RequestId, response};
 use crate::proto::fault::Fault;
 use crate::proto::stream::ServerSide;
 use crate::proto::xml::Scratch;
-use crate::upstream::{Established, OpenRequest};
+use crate::upstream::{Client, Established, OpenRequest};
 
 /// The request that creates a session.
 const FIRST: RequestId = RequestId(0);
 
-/// Makes the session that `body` asks for and starts its task on this worker. The receiver gets
-/// the creation response. `secure` is whether the client's connection is TLS, as those of all its
-/// further requests then have to be (BOSH-89).
+/// Makes the session that `body` asks for on behalf of `client` (its `id` is given here) and starts
+/// its task on this worker. The receiver gets the creation response. If the client's connection is
+/// TLS, those of all its further requests have to be (BOSH-89).
 ///
 /// # Errors
 /// The answer to a request that makes no session; nothing is left of it.
@@ -49,8 +48,7 @@ pub fn create(
     live: &Arc<Live>,
     body: Body,
     permit: Permit,
-    peer: Option<SocketAddr>,
-    secure: bool,
+    client: Client,
 ) -> Result<oneshot::Receiver<Reply>, Reply> {
     let now = clock();
     let shared = &worker.shared;
@@ -61,7 +59,7 @@ pub fn create(
     let machine = Session::create(Arc::clone(&live.bosh), sid, FIRST, body, now).map_err(
         |(fault, reply)| {
             debug!(
-                peer = peer.map(tracing::field::display),
+                peer = client.address.map(tracing::field::display),
                 reason = fault.label(),
                 "bosh_session_refused"
             );
@@ -70,9 +68,9 @@ pub fn create(
     )?;
     // A sid of 160 random bits that is taken is none: the system's randomness is broken.
     let (place, mailbox) =
-        shared.registry.insert(sid, secure).ok_or_else(|| refusal(Fault::Bug))?;
+        shared.registry.insert(sid, client.secure).ok_or_else(|| refusal(Fault::Bug))?;
     let at = (Rc::clone(worker), Arc::clone(live));
-    let (run, answer) = Run::new(at, machine, (place, mailbox), permit, peer, now);
+    let (run, answer) = Run::new(at, machine, (place, mailbox), permit, client, now);
     actix_rt::spawn(run);
     Ok(answer)
 }
@@ -120,7 +118,7 @@ impl<M: Driven> Run<M> {
         machine: M,
         (place, mailbox): (Registered, Mailbox),
         permit: Permit,
-        peer: Option<SocketAddr>,
+        client: Client,
         now: Instant,
     ) -> (Self, oneshot::Receiver<Reply>) {
         let (reply, answer) = oneshot::channel();
@@ -129,7 +127,7 @@ impl<M: Driven> Run<M> {
             parent: None,
             "session",
             id = format_args!("{id:012x}"),
-            peer = peer.map(tracing::field::display),
+            peer = client.address.map(tracing::field::display),
             transport = Transport::Bosh.label(),
             domain = tracing::field::Empty,
         );
@@ -142,7 +140,7 @@ impl<M: Driven> Run<M> {
             mailbox,
             open: vec![(FIRST, reply)],
             next: FIRST.0 + 1,
-            link: ServerLink::new(),
+            link: ServerLink::new(Client { id, ..client }),
             sleep: Box::pin(tokio::time::sleep_until(at.into())),
             span,
             armed: false,
@@ -294,7 +292,7 @@ impl<M: Driven> Run<M> {
     /// session: it is none any more to limits, metrics and log. False if too many do so already.
     fn rest(&mut self, now: Instant) -> bool {
         if self.permit.take().is_some() {
-            self.link = ServerLink::new();
+            self.link = ServerLink::closed();
             self.account(now);
         }
         self.place.as_mut().is_some_and(Registered::die)

@@ -17,7 +17,7 @@ use super::timer::clock;
 use super::worker::{Live, Worker};
 use crate::proto::stream::ServerSide;
 use crate::proto::xml::Scratch;
-use crate::upstream::{ConnectFault, Established, Io, OpenRequest};
+use crate::upstream::{Client, ConnectFault, Established, Io, OpenRequest};
 
 type Connecting = Pin<Box<dyn Future<Output = (Result<Established, ConnectFault>, Duration)>>>;
 
@@ -58,6 +58,8 @@ enum Server {
 /// The server's connection and what waits for it.
 pub(crate) struct ServerLink {
     server: Server,
+    /// Whose connection it is; kept until it is opened.
+    client: Option<Box<Client>>,
     to_server: Pending,
     /// Input the machine had no room for.
     held: Vec<u8>,
@@ -67,9 +69,20 @@ pub(crate) struct ServerLink {
 }
 
 impl ServerLink {
-    /// No connection yet.
-    pub(crate) fn new() -> Self {
-        Self { server: Server::None, to_server: Pending::default(), held: Vec::new(), deaf: None }
+    /// No connection yet, but one for this client.
+    pub(crate) fn new(client: Client) -> Self {
+        Self { client: Some(Box::new(client)), ..Self::closed() }
+    }
+
+    /// No connection any more.
+    pub(crate) fn closed() -> Self {
+        Self {
+            server: Server::None,
+            client: None,
+            to_server: Pending::default(),
+            held: Vec::new(),
+            deaf: None,
+        }
     }
 
     /// Bytes wait for the server's socket: whoever they come from is not read meanwhile.
@@ -85,9 +98,10 @@ impl ServerLink {
     /// Starts the connection the client asked for.
     pub(crate) fn open(&mut self, request: Box<OpenRequest>, live: &Live) {
         let connector = live.connector.clone();
+        let client = self.client.take().unwrap_or_default();
         self.server = Server::Connecting(Box::pin(async move {
             let begun = tokio::time::Instant::from_std(clock());
-            let result = connector.open(&request).await;
+            let result = connector.open(&request, &client).await;
             (result, begun.elapsed())
         }));
     }

@@ -27,7 +27,7 @@ use crate::proto::stream::ServerSide;
 use crate::proto::ws::Framing;
 use crate::proto::ws::session::{ClientSide, Loss, Out, Session};
 use crate::proto::xml::Scratch;
-use crate::upstream::Established;
+use crate::upstream::{self, Established};
 
 /// Read chunks handled in one poll before other sessions of the thread get their turn.
 pub(super) const TURNS: u32 = 16;
@@ -60,8 +60,8 @@ pub struct Run {
 }
 
 impl Run {
-    /// A session over `client`, to which the 101 was written; `early` is what came behind the
-    /// upgrade request.
+    /// A session over `client`, which is `who`, and to which the 101 was written; `early` is what
+    /// came behind the upgrade request.
     #[expect(clippy::too_many_arguments, reason = "all that a session is made of, once")]
     pub fn new(
         worker: Rc<Worker>,
@@ -70,15 +70,16 @@ impl Run {
         early: Vec<u8>,
         permit: Permit,
         span: Span,
-        id: u64,
+        who: upstream::Client,
         now: Instant,
     ) -> Self {
+        let id = who.id;
         let machine = Session::new(Arc::clone(&live.settings), id, now);
         let at = machine.deadline().unwrap_or(now);
         Self {
             machine,
             client: Some(client),
-            link: ServerLink::new(),
+            link: ServerLink::new(who),
             to_client: Pending::default(),
             held_client: early,
             sleep: Box::pin(tokio::time::sleep_until(at.into())),

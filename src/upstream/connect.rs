@@ -1,10 +1,11 @@
 //! Candidates in turn: connect, negotiate, and remember why each one failed.
 //!
-//! Two clocks run: `connect_timeout` over lookups and connects, so that a candidate which drops
+//! Who failed lately goes last (`health`). Two clocks run: `connect_timeout` over lookups and connects, so that a candidate which drops
 //! packets cannot use up the time of those behind it, and `negotiation_timeout` over everything.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
+use std::io::ErrorKind;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
@@ -12,9 +13,10 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::{Instant, timeout};
 
-use super::fault::{Attempt, ConnectFault, Reason};
-use super::resolve::{Host, Place, Reach, Target, configured};
-use super::{Inner, OpenRequest, TlsUse, Way};
+use super::fault::{Attempt, Blame, ConnectFault, Reason};
+use super::health::{Standing, Ticket};
+use super::resolve::{Host, Place, Reach, Target, configured, throw};
+use super::{Client, Inner, OpenRequest, TlsUse, Way};
 use crate::io::Io;
 use crate::proto::c2s::{self, Negotiation, Refusal, Step, TlsMode};
 use crate::proto::domain::Domain;
@@ -43,17 +45,24 @@ pub struct Established {
 }
 
 impl Inner {
-    pub(super) async fn open(&self, request: &OpenRequest) -> Result<Established, ConnectFault> {
+    pub(super) async fn open(
+        &self,
+        request: &OpenRequest,
+        client: &Client,
+    ) -> Result<Established, ConnectFault> {
         let mut journal = Journal::new(&request.domain);
         let Some(way) = self.way(&request.domain) else {
             journal.failed(Reason::NotServed);
             return Err(journal.fault());
         };
-        let search = Search { inner: self, way, request };
+        let search = Search { inner: self, way, request, client };
         match timeout(self.negotiation_timeout, search.run(&mut journal)).await {
             Ok(Some(established)) => return Ok(established),
             Ok(None) => {}
-            Err(_) => journal.failed(Reason::NegotiationTimeout(journal.stage)),
+            Err(_) => {
+                search.judge(&mut journal);
+                journal.failed(Reason::NegotiationTimeout(journal.stage));
+            }
         }
         Err(journal.fault())
     }
@@ -66,11 +75,21 @@ struct Journal {
     candidate: Box<str>,
     /// What it is waiting for.
     stage: &'static str,
+    /// It has said something.
+    answered: bool,
+    /// For what that means to sessions to come. `None` if the candidate is not remembered.
+    ticket: Option<Ticket>,
 }
 
 impl Journal {
     fn new(domain: &Domain) -> Self {
-        Self { attempts: Vec::new(), candidate: domain.as_str().into(), stage: "we asked DNS" }
+        Self {
+            attempts: Vec::new(),
+            candidate: domain.as_str().into(),
+            stage: "we asked DNS",
+            answered: false,
+            ticket: None,
+        }
     }
 
     fn failed(&mut self, reason: Reason) {
@@ -88,7 +107,28 @@ struct Search<'a> {
     inner: &'a Inner,
     way: &'a Way,
     request: &'a OpenRequest,
+    client: &'a Client,
 }
+
+/// A target that is still to be tried.
+struct Candidate {
+    target: Target,
+    /// The name it is an address of; a place in [`Names`].
+    name: Option<usize>,
+    /// It was passed over already: the last resort.
+    deferred: bool,
+    /// No server that sent us on chose it.
+    remembered: bool,
+}
+
+impl Candidate {
+    fn new(target: Target, remembered: bool) -> Self {
+        Self { target, name: None, deferred: false, remembered }
+    }
+}
+
+/// The names that have become addresses, and how many of those are left to try.
+type Names = Vec<(Target, usize)>;
 
 /// An address of a target.
 #[derive(Clone, Copy)]
@@ -97,7 +137,23 @@ enum Address<'a> {
     Unix(&'a std::path::Path),
 }
 
-impl Address<'_> {
+impl<'a> Address<'a> {
+    /// `None` for a name.
+    fn of(place: &'a Place) -> Option<Self> {
+        match place {
+            Place::Unix(path) => Some(Self::Unix(path)),
+            Place::Host { host: Host::Ip(ip), port } => Some(Self::Tcp((*ip, *port).into())),
+            Place::Host { host: Host::Name(_), .. } => None,
+        }
+    }
+
+    fn tcp(self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(address) => Some(address),
+            Self::Unix(_) => None,
+        }
+    }
+
     fn reach(self) -> Reach {
         match self {
             Self::Tcp(address) => Reach::of(address.ip()),
@@ -111,10 +167,7 @@ enum Outcome {
     Ready(Established),
     SeeOtherHost(Box<str>),
     /// It failed; the next candidate may be tried if this one never said a word (UP-08).
-    Failed {
-        reason: Reason,
-        answered: bool,
-    },
+    Failed(Reason),
 }
 
 impl Search<'_> {
@@ -122,55 +175,84 @@ impl Search<'_> {
     async fn run(&self, journal: &mut Journal) -> Option<Established> {
         let mut started = now();
         let mut redirects = 0;
-        let mut targets = self.targets(journal).await?;
-        'targets: while let Some(target) = targets.pop_front() {
-            let addresses = match self.addresses(&target, started, journal).await {
-                Ok(addresses) => addresses,
-                Err(reason) => {
-                    journal.failed(reason);
-                    continue;
-                }
-            };
-            for (n, &address) in addresses.iter().enumerate() {
-                describe(&target, address, journal);
-                let share = addresses.len() - n + targets.len();
-                let Some(left) = self.connect_time_left(started) else {
-                    journal.failed(Reason::ConnectTimeout);
-                    return None;
-                };
-                journal.stage = "we connected";
-                let within = left / u32::try_from(share).unwrap_or(1);
-                // UP-08: a process that is stopped still accepts. Its word is waited for as long
-                // as its connection, if there is another to try.
-                let silence = (share > 1).then_some(within);
-                let io = match connect(address, within).await {
-                    Ok(io) => io,
+        let mut names = Names::new();
+        let mut queue = self.queue(self.targets(journal).await?);
+        while let Some(mut candidate) = queue.pop_front() {
+            let Some(address) = Address::of(&candidate.target.place) else {
+                // A name: its addresses take its place.
+                match self.addresses(&candidate.target, started, journal).await {
+                    Ok(ips) => self.expand(candidate, &ips, &mut names, &mut queue),
                     Err(reason) => {
                         journal.failed(reason);
-                        continue;
-                    }
-                };
-                match self.negotiate(io, target.direct_tls, address, silence, journal).await {
-                    Outcome::Ready(established) => return Some(established),
-                    Outcome::Failed { reason, answered } => {
-                        journal.failed(reason);
-                        if answered {
-                            return None;
+                        if candidate.remembered {
+                            let place = &candidate.target.place;
+                            self.inner.health.failed(place, false, &self.inner.backoff, now());
                         }
                     }
-                    Outcome::SeeOtherHost(to) => {
-                        redirects += 1;
-                        match self.redirect(&to, redirects, target.direct_tls, address.reach()) {
-                            Ok(next) => {
-                                tracing::debug!(candidate = &*journal.candidate, "see_other_host");
-                                targets = VecDeque::from([next]);
-                                started = now();
-                                continue 'targets;
-                            }
-                            Err(reason) => {
-                                journal.failed(reason);
-                                return None;
-                            }
+                }
+                continue;
+            };
+            describe(&candidate, address, &names, journal);
+            if address.reach() > candidate.target.innermost
+                && let Address::Tcp(address) = address
+            {
+                journal.failed(Reason::PrivateAddress(address.ip()));
+                continue;
+            }
+            if candidate.remembered {
+                let place = &candidate.target.place;
+                journal.ticket = self.inner.health.claim(place, now());
+                if journal.ticket.is_none() {
+                    if !candidate.deferred && queue.iter().any(|other| !other.deferred) {
+                        candidate.deferred = true;
+                        queue.push_back(candidate);
+                        continue;
+                    }
+                    journal.ticket = Some(self.inner.health.insist(place));
+                }
+            }
+            let share = 1 + queue.len();
+            let Some(left) = self.connect_time_left(started) else {
+                journal.failed(Reason::ConnectTimeout);
+                return None;
+            };
+            let within = left / u32::try_from(share).unwrap_or(1);
+            // UP-08: a process that is stopped still accepts. Its word is waited for as long
+            // as its connection, if there is another to try.
+            let silence = (share > 1).then_some(within);
+            journal.answered = false;
+            journal.stage = "we connected";
+            let outcome = match connect(address, within).await {
+                Ok(io) => self.negotiate(io, &candidate.target, address, silence, journal).await,
+                Err(reason) => Outcome::Failed(reason),
+            };
+            match &outcome {
+                // It says nothing about the server.
+                Outcome::Failed(reason) if is_ours(reason) => journal.ticket = None,
+                _ => {
+                    self.judge(journal);
+                    self.note(&candidate, journal.answered, &mut names);
+                }
+            }
+            match outcome {
+                Outcome::Ready(established) => return Some(established),
+                Outcome::Failed(reason) => {
+                    journal.failed(reason);
+                    if journal.answered {
+                        return None;
+                    }
+                }
+                Outcome::SeeOtherHost(to) => {
+                    redirects += 1;
+                    match self.redirect(&to, redirects, &candidate.target, address.reach()) {
+                        Ok(target) => {
+                            tracing::debug!(candidate = &*journal.candidate, "see_other_host");
+                            queue = VecDeque::from([Candidate::new(target, false)]);
+                            started = now();
+                        }
+                        Err(reason) => {
+                            journal.failed(reason);
+                            return None;
                         }
                     }
                 }
@@ -179,9 +261,75 @@ impl Search<'_> {
         None
     }
 
-    async fn targets(&self, journal: &mut Journal) -> Option<VecDeque<Target>> {
+    /// Puts those that failed lately behind the others.
+    fn queue(&self, targets: Vec<Target>) -> VecDeque<Candidate> {
+        let mut candidates: Vec<_> = targets
+            .into_iter()
+            .map(|target| {
+                let inner = self.inner;
+                let standing =
+                    inner.health.standing(&target.place, &inner.backoff, now(), &mut throw);
+                (standing, Candidate::new(target, true))
+            })
+            .collect();
+        candidates.sort_by_key(|(standing, _)| *standing);
+        candidates
+            .into_iter()
+            .map(|(standing, mut candidate)| {
+                candidate.deferred = standing == Standing::Down;
+                candidate
+            })
+            .collect()
+    }
+
+    /// Puts the addresses of a name where the name was.
+    fn expand(
+        &self,
+        candidate: Candidate,
+        ips: &[IpAddr],
+        names: &mut Names,
+        queue: &mut VecDeque<Candidate>,
+    ) {
+        let Candidate { target, deferred, remembered, .. } = candidate;
+        let Place::Host { port, .. } = target.place else { return };
+        let name = Some(names.len());
+        for &ip in ips.iter().rev() {
+            let place = Place::Host { host: Host::Ip(ip), port };
+            let target = Target { place, ..target.clone() };
+            queue.push_front(Candidate { target, name, deferred, remembered });
+        }
+        names.push((target, ips.len()));
+    }
+
+    /// Remembers what was learned of the candidate that the journal has the ticket of.
+    fn judge(&self, journal: &mut Journal) {
+        let backoff = &self.inner.backoff;
+        match journal.ticket.take() {
+            Some(ticket) if journal.answered => ticket.spoke(backoff, now()),
+            Some(ticket) => ticket.failed(backoff, now()),
+            None => {}
+        }
+    }
+
+    /// Remembers what that means to the name that the candidate is an address of: it has failed
+    /// when the last of them has.
+    fn note(&self, candidate: &Candidate, answered: bool, names: &mut Names) {
+        let (health, backoff) = (&self.inner.health, &self.inner.backoff);
+        let Some((target, left)) = candidate.name.and_then(|name| names.get_mut(name)) else {
+            return;
+        };
+        *left = left.saturating_sub(1);
+        if !candidate.remembered {
+        } else if answered {
+            health.spoke(&target.place, backoff, now());
+        } else if *left == 0 {
+            health.failed(&target.place, false, backoff, now());
+        }
+    }
+
+    async fn targets(&self, journal: &mut Journal) -> Option<Vec<Target>> {
         if !self.way.servers.is_empty() {
-            return Some(configured(&self.way.servers).into());
+            return Some(configured(&self.way.servers));
         }
         let resolved = match &self.inner.resolver {
             None => Err(no_resolver()),
@@ -194,7 +342,7 @@ impl Search<'_> {
             }
         };
         match resolved {
-            Ok(targets) => Some(targets.into()),
+            Ok(targets) => Some(targets),
             Err(reason) => {
                 journal.failed(reason);
                 None
@@ -202,39 +350,30 @@ impl Search<'_> {
         }
     }
 
-    /// The addresses of a target that may be used (SEC-22). Never empty.
-    async fn addresses<'t>(
+    /// The addresses of a name that may be used (SEC-22). Never empty.
+    async fn addresses(
         &self,
-        target: &'t Target,
+        target: &Target,
         started: Instant,
         journal: &mut Journal,
-    ) -> Result<Vec<Address<'t>>, Reason> {
-        let (host, port) = match &target.place {
-            Place::Unix(path) => return Ok(vec![Address::Unix(path)]),
-            Place::Host { host, port } => (host, *port),
+    ) -> Result<Vec<IpAddr>, Reason> {
+        let Place::Host { host: Host::Name(name), port } = &target.place else {
+            return Ok(Vec::new());
         };
-        let ips = match host {
-            Host::Ip(ip) => {
-                journal.candidate = SocketAddr::new(*ip, port).to_string().into();
-                vec![*ip]
-            }
-            Host::Name(name) => {
-                journal.candidate = format!("{}:{port}", shown(name)).into();
-                journal.stage = "we asked DNS";
-                let resolver = self.inner.resolver.as_ref().ok_or_else(no_resolver)?;
-                let left = self.connect_time_left(started).ok_or(Reason::ConnectTimeout)?;
-                match timeout(left, resolver.addresses(name)).await {
-                    Ok(found) => found?,
-                    Err(_) => return Err(Reason::Dns("no answer within connect_timeout".into())),
-                }
-            }
+        journal.candidate = format!("{}:{port}", shown(name)).into();
+        journal.stage = "we asked DNS";
+        let resolver = self.inner.resolver.as_ref().ok_or_else(no_resolver)?;
+        let left = self.connect_time_left(started).ok_or(Reason::ConnectTimeout)?;
+        let ips = match timeout(left, resolver.addresses(name)).await {
+            Ok(found) => found?,
+            Err(_) => return Err(Reason::Dns("no answer within connect_timeout".into())),
         };
         let (allowed, forbidden): (Vec<_>, Vec<_>) =
             ips.into_iter().partition(|ip| Reach::of(*ip) <= target.innermost);
         match (&*allowed, forbidden.first()) {
             ([], Some(ip)) => Err(Reason::PrivateAddress(*ip)),
             ([], None) => Err(Reason::Dns("it has no address in DNS".into())),
-            _ => Ok(allowed.iter().map(|ip| Address::Tcp((*ip, port).into())).collect()),
+            _ => Ok(allowed),
         }
     }
 
@@ -243,7 +382,7 @@ impl Search<'_> {
         &self,
         to: &str,
         count: u32,
-        direct_tls: bool,
+        sender: &Target,
         from: Reach,
     ) -> Result<Target, Reason> {
         if count > MOST_REDIRECTS {
@@ -252,7 +391,7 @@ impl Search<'_> {
         }
         let (host, port) = c2s::host_and_port(to).ok_or(Reason::BadSeeOtherHost)?;
         let innermost = self.inner.innermost.max(from.min(Reach::Loopback));
-        Ok(Target::redirected(&host, port, direct_tls, innermost))
+        Ok(Target::redirected(&host, port, sender, innermost))
     }
 
     fn connect_time_left(&self, started: Instant) -> Option<Duration> {
@@ -262,19 +401,23 @@ impl Search<'_> {
 
     async fn negotiate(
         &self,
-        io: Io,
-        direct_tls: bool,
+        mut io: Io,
+        target: &Target,
         address: Address<'_>,
         silence: Option<Duration>,
         journal: &mut Journal,
     ) -> Outcome {
         let local = address.reach() == Reach::Loopback;
-        let mode = mode(direct_tls, self.way.tls_use, local);
-        let mut answered = false;
-        match self.converse(io, mode, local, silence, &mut answered, journal).await {
-            Ok(outcome) => outcome,
-            Err(reason) => Outcome::Failed { reason, answered },
-        }
+        let mode = mode(target.direct_tls, self.way.tls_use, local);
+        let conversation = async {
+            let domain = &self.request.domain;
+            let header = target.proxy_protocol.header(self.client, domain, address.tcp());
+            if !header.is_empty() {
+                send(&mut io, &header).await?;
+            }
+            self.converse(io, mode, local, silence, journal).await
+        };
+        conversation.await.unwrap_or_else(Outcome::Failed)
     }
 
     async fn converse(
@@ -283,13 +426,12 @@ impl Search<'_> {
         mode: TlsMode,
         local: bool,
         silence: Option<Duration>,
-        answered: &mut bool,
         journal: &mut Journal,
     ) -> Result<Outcome, Reason> {
         let mut negotiation = Negotiation::new(mode);
         if mode == TlsMode::Direct {
             journal.stage = HANDSHAKE;
-            io = spoken(silence, self.handshake(io, true, answered)).await?;
+            io = spoken(silence, self.handshake(io, true, &mut journal.answered)).await?;
         }
         self.send_header(&mut io, &negotiation, local).await?;
         let mut reader = ItemReader::new(self.inner.limits, Policy::Tolerant);
@@ -297,13 +439,13 @@ impl Search<'_> {
         let mut buffer = vec![0; READ_BYTES];
         loop {
             journal.stage = negotiation.awaits();
-            let silence = silence.filter(|_| !*answered);
+            let silence = silence.filter(|_| !journal.answered);
             let reading = async { Ok(io.read(&mut buffer).await?) };
             let read = match spoken(silence, reading).await? {
                 0 => return Err(Reason::Closed(journal.stage)),
                 read => read,
             };
-            *answered = true;
+            journal.answered = true;
             let mut input = &buffer[..read];
             loop {
                 let mut rest = input;
@@ -321,7 +463,7 @@ impl Search<'_> {
                     }
                     Step::Handshake => {
                         journal.stage = HANDSHAKE;
-                        io = self.handshake(io, false, answered).await?;
+                        io = self.handshake(io, false, &mut journal.answered).await?;
                         reader = ItemReader::new(self.inner.limits, Policy::Tolerant);
                         negotiation.secured();
                         self.send_header(&mut io, &negotiation, local).await?;
@@ -410,6 +552,20 @@ async fn connect(address: Address<'_>, within: Duration) -> Result<Io, Reason> {
     }
 }
 
+/// Whether it is this machine that has failed, and would have at any server.
+fn is_ours(reason: &Reason) -> bool {
+    /// No room for another open file, in the system or in the process.
+    const ENFILE: i32 = 23;
+    const EMFILE: i32 = 24;
+    match reason {
+        Reason::Io(error) => {
+            matches!(error.raw_os_error(), Some(ENFILE | EMFILE))
+                || matches!(error.kind(), ErrorKind::AddrNotAvailable | ErrorKind::OutOfMemory)
+        }
+        reason => reason.blame() == Blame::Gateway,
+    }
+}
+
 async fn send(io: &mut Io, bytes: &[u8]) -> Result<(), Reason> {
     io.write_all(bytes).await?;
     io.flush().await?;
@@ -427,10 +583,11 @@ fn reason(refusal: Refusal, stage: &'static str) -> Reason {
 }
 
 /// Names the candidate for the journal: what was asked for, and the address it led to.
-fn describe(target: &Target, address: Address<'_>, journal: &mut Journal) {
-    journal.candidate = match (address, &target.place) {
+fn describe(candidate: &Candidate, address: Address<'_>, names: &Names, journal: &mut Journal) {
+    let name = candidate.name.and_then(|name| names.get(name)).map(|(target, _)| &target.place);
+    journal.candidate = match (address, name) {
         (Address::Unix(path), _) => format!("unix:{}", path.display()),
-        (Address::Tcp(address), Place::Host { host: Host::Name(name), port }) => {
+        (Address::Tcp(address), Some(Place::Host { host: Host::Name(name), port })) => {
             format!("{}:{port} ({})", shown(name), address.ip())
         }
         (Address::Tcp(address), _) => address.to_string(),

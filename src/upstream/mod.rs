@@ -6,6 +6,8 @@
 
 mod connect;
 mod fault;
+mod health;
+mod proxy;
 mod resolve;
 mod tls;
 
@@ -18,12 +20,15 @@ use std::time::Duration;
 
 pub use self::connect::Established;
 pub use self::fault::{Blame, ConnectFault, Reason};
+pub use self::health::{Backoff, Health};
+pub use self::proxy::{Client, ProxyProtocol};
 pub use self::tls::{CertificateFault, CertificateProblem, ClientCertificate, Trust};
 pub use crate::io::Io;
 pub use crate::proto::c2s::OpenRequest;
 
-use self::resolve::{Reach, Resolver};
+use self::resolve::{Place, Reach, Resolver};
 use self::tls::Tls;
+use crate::metrics::Servers;
 use crate::proto::domain::Domain;
 use crate::proto::xml::Limits;
 
@@ -32,6 +37,9 @@ use crate::proto::xml::Limits;
 pub struct Settings {
     /// The domains served by name.
     pub routes: HashMap<Domain, Route>,
+    /// Where all domains below one go that are not served by name; the longest suffix wins.
+    /// Without servers of its own it is refused, as the fallback is.
+    pub suffixes: HashMap<Domain, Route>,
     /// Where every other domain goes. Without servers of its own it is refused: the client would
     /// choose whom we look up (SEC-22).
     pub fallback: Option<Route>,
@@ -43,6 +51,8 @@ pub struct Settings {
     pub connect_timeout: Duration,
     /// From the beginning to the final features, connecting included.
     pub negotiation_timeout: Duration,
+    /// How long servers that failed are left alone.
+    pub backoff: Backoff,
     /// What the server may send as one element.
     pub limits: Limits,
 }
@@ -50,8 +60,8 @@ pub struct Settings {
 /// How to reach the server of a domain.
 #[derive(Clone, Debug)]
 pub struct Route {
-    /// Candidates in order; empty asks DNS (UP-06).
-    pub servers: Vec<Server>,
+    /// Candidates; empty asks DNS (UP-06).
+    pub servers: Vec<Member>,
     /// When STARTTLS is used.
     pub tls: TlsUse,
     /// Whose certificates are believed.
@@ -60,7 +70,26 @@ pub struct Route {
     pub client_certificate: Option<ClientCertificate>,
 }
 
-/// One configured server.
+/// One configured server of a route, and its part there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Member {
+    /// Where it is.
+    pub server: Server,
+    /// The lower goes first, as in RFC 2782.
+    pub priority: u16,
+    /// Its share among those of the same priority, as in RFC 2782.
+    pub weight: u16,
+    /// SEC-21: whether it is told whose connection it has.
+    pub proxy_protocol: ProxyProtocol,
+}
+
+impl Member {
+    fn rank(&self) -> (u16, u16) {
+        (self.priority, self.weight)
+    }
+}
+
+/// Where a server is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Server {
     /// A TCP address.
@@ -74,6 +103,20 @@ pub enum Server {
     },
     /// A Unix socket.
     Unix(PathBuf),
+}
+
+/// As the configuration writes it.
+impl fmt::Display for Server {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Tcp { host, port, direct_tls } => {
+                let scheme = if *direct_tls { "xmpps" } else { "xmpp" };
+                let (open, close) = if host.contains(':') { ("[", "]") } else { ("", "") };
+                write!(f, "{scheme}://{open}{host}{close}:{port}")
+            }
+        }
+    }
 }
 
 /// When STARTTLS is used.
@@ -96,7 +139,10 @@ pub struct Connector(Arc<Inner>);
 
 struct Inner {
     ways: HashMap<Domain, Way>,
+    suffixes: HashMap<Domain, Way>,
     fallback: Option<Way>,
+    health: Health,
+    backoff: Backoff,
     resolver: Option<Resolver>,
     innermost: Reach,
     connect_timeout: Duration,
@@ -106,7 +152,7 @@ struct Inner {
 
 /// A route, made ready.
 struct Way {
-    servers: Vec<Server>,
+    servers: Vec<Member>,
     tls_use: TlsUse,
     /// `None` where there are no roots to check against.
     tls: Option<Tls>,
@@ -116,18 +162,23 @@ struct Way {
 }
 
 impl Connector {
-    /// Builds resolver and TLS configs.
+    /// Builds resolver and TLS configs. What `health` remembers of servers is shared with all who
+    /// have a clone of it.
     ///
     /// # Errors
-    /// A certificate or key file of no use; no DNS servers where a route needs them; a fallback
-    /// without servers.
-    pub fn new(settings: Settings) -> Result<Self, SettingsError> {
-        if settings.fallback.as_ref().is_some_and(|route| route.servers.is_empty()) {
+    /// A certificate or key file of no use; no DNS servers where a route needs them; a fallback or
+    /// a suffix without servers.
+    pub fn new(settings: Settings, health: Health) -> Result<Self, SettingsError> {
+        if settings.suffixes.values().chain(&settings.fallback).any(|to| to.servers.is_empty()) {
             return Err(SettingsError::FallbackWithoutServers);
         }
         let innermost = resolve::innermost(&settings);
         let needs_dns = settings.routes.iter().any(|(domain, route)| needs_dns(domain, route))
-            || settings.fallback.iter().any(|route| route.servers.iter().any(is_named));
+            || settings
+                .suffixes
+                .values()
+                .chain(&settings.fallback)
+                .any(|route| route.servers.iter().any(is_named));
         let resolver = match Resolver::new(&settings) {
             Ok(resolver) => Some(resolver),
             Err(error) if needs_dns => return Err(error),
@@ -152,6 +203,11 @@ impl Connector {
             })
         };
         let fallback = settings.fallback.map(|route| way("*", route)).transpose()?;
+        let suffixes = settings
+            .suffixes
+            .into_iter()
+            .map(|(below, route)| Ok((below.clone(), way(&format!("*.{below}"), route)?)))
+            .collect::<Result<_, SettingsError>>()?;
         let ways = settings
             .routes
             .into_iter()
@@ -159,7 +215,10 @@ impl Connector {
             .collect::<Result<_, SettingsError>>()?;
         Ok(Self(Arc::new(Inner {
             ways,
+            suffixes,
             fallback,
+            health,
+            backoff: settings.backoff,
             resolver,
             innermost,
             connect_timeout: settings.connect_timeout,
@@ -175,17 +234,32 @@ impl Connector {
 
     /// How many routes take any certificate ([`Trust::Insecure`]): for a metric that warns (UP-14).
     pub fn unverified_routes(&self) -> usize {
-        self.0.ways.values().chain(&self.0.fallback).filter(|way| !way.verified).count()
+        self.0.all().filter(|way| !way.verified).count()
     }
 
-    /// Opens a stream. The future is large while it runs and what it returns is not: box it.
+    /// Shows from now on which of the configured servers are up, in place of those shown before.
+    pub fn show(&self, servers: &Servers) {
+        servers.reset();
+        let members = self.0.all().flat_map(|way| &way.servers);
+        let up = members.map(|member| {
+            let server = &member.server;
+            (Place::of(server), servers.server(&server.to_string()))
+        });
+        self.0.health.show(up.collect());
+    }
+
+    /// Opens a stream for `client`. The future is large while it runs and what it returns is not: box it.
     ///
     /// Dropping the future closes whatever connection it had.
     ///
     /// # Errors
     /// [`ConnectFault`] with every candidate that was tried.
-    pub async fn open(&self, request: &OpenRequest) -> Result<Established, ConnectFault> {
-        self.0.open(request).await
+    pub async fn open(
+        &self,
+        request: &OpenRequest,
+        client: &Client,
+    ) -> Result<Established, ConnectFault> {
+        self.0.open(request, client).await
     }
 }
 
@@ -197,7 +271,14 @@ impl fmt::Debug for Connector {
 
 impl Inner {
     fn way(&self, domain: &Domain) -> Option<&Way> {
-        self.ways.get(domain).or(self.fallback.as_ref())
+        self.ways
+            .get(domain)
+            .or_else(|| domain.parents().find_map(|parent| self.suffixes.get(parent)))
+            .or(self.fallback.as_ref())
+    }
+
+    fn all(&self) -> impl Iterator<Item = &Way> {
+        self.ways.values().chain(self.suffixes.values()).chain(&self.fallback)
     }
 }
 
@@ -209,15 +290,15 @@ fn needs_dns(domain: &Domain, route: &Route) -> bool {
     }
 }
 
-fn is_named(server: &Server) -> bool {
-    match server {
+fn is_named(member: &Member) -> bool {
+    match &member.server {
         Server::Tcp { host, .. } => host.parse::<std::net::IpAddr>().is_err(),
         Server::Unix(_) => false,
     }
 }
 
 fn uses_tls(route: &Route) -> bool {
-    let direct = |server: &Server| matches!(server, Server::Tcp { direct_tls: true, .. });
+    let direct = |to: &Member| matches!(to.server, Server::Tcp { direct_tls: true, .. });
     route.tls != TlsUse::Never || route.servers.iter().any(direct)
 }
 
@@ -240,7 +321,7 @@ pub enum SettingsError {
     #[error("no DNS servers: {0} (name them with upstream.dns)")]
     Dns(String),
     /// SEC-22.
-    #[error("the route for all other domains needs servers of its own")]
+    #[error("a route for domains that are not named needs servers of its own")]
     FallbackWithoutServers,
 }
 

@@ -16,7 +16,7 @@ use hickory_resolver::net::runtime::TokioRuntimeProvider;
 use hickory_resolver::proto::rr::{Name, RData};
 
 use super::fault::Reason;
-use super::{Server, Settings, SettingsError, TlsUse};
+use super::{Member, ProxyProtocol, Server, Settings, SettingsError, TlsUse};
 use crate::proto::domain::Domain;
 
 /// One place to connect to.
@@ -27,35 +27,65 @@ pub(super) struct Target {
     pub(super) direct_tls: bool,
     /// The innermost address that [`Place::Host`] may lead to.
     pub(super) innermost: Reach,
+    /// What to say before everything else.
+    pub(super) proxy_protocol: ProxyProtocol,
 }
 
 impl Target {
-    /// A target that a server sent us on to (UP-09). TLS begins there as it began here; RFC 6120
-    /// §4.9.3.19 knows no other way to say.
+    /// The target of a configured server. The operator named it, so it may be anywhere.
+    fn configured(member: &Member) -> Self {
+        let direct_tls = matches!(member.server, Server::Tcp { direct_tls: true, .. });
+        Self {
+            place: Place::of(&member.server),
+            direct_tls,
+            innermost: Reach::Special,
+            proxy_protocol: member.proxy_protocol,
+        }
+    }
+
+    /// A target that a server sent us on to (UP-09). TLS and the PROXY header are there as they are
+    /// here; RFC 6120 §4.9.3.19 knows no other way to say.
     pub(super) fn redirected(
         host: &Domain,
         port: Option<u16>,
-        direct_tls: bool,
+        from: &Self,
         innermost: Reach,
     ) -> Self {
+        let direct_tls = from.direct_tls;
         let default = if direct_tls { DIRECT_TLS_PORT } else { CLIENT_PORT };
         let host = match host.ip() {
             Some(ip) => Host::Ip(ip),
             None => Host::Name(absolute(&host.ascii())),
         };
         let place = Place::Host { host, port: port.unwrap_or(default) };
-        Self { place, direct_tls, innermost }
+        Self { place, direct_tls, innermost, proxy_protocol: from.proxy_protocol }
     }
 }
 
 /// Where that is.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Place {
     Unix(PathBuf),
     Host { host: Host, port: u16 },
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+impl Place {
+    /// Where a configured server is.
+    pub(super) fn of(server: &Server) -> Self {
+        match server {
+            Server::Unix(path) => Self::Unix(path.clone()),
+            Server::Tcp { host, port, .. } => {
+                let host = match host.parse() {
+                    Ok(ip) => Host::Ip(ip),
+                    Err(_) => Host::Name(host.as_str().into()),
+                };
+                Self::Host { host, port: *port }
+            }
+        }
+    }
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) enum Host {
     Ip(IpAddr),
     /// For DNS. A trailing dot keeps the system's search list away from it.
@@ -120,29 +150,10 @@ pub(super) fn innermost(settings: &Settings) -> Reach {
     if settings.allow_private { Reach::Special } else { Reach::Public }
 }
 
-/// The configured servers, in their order. The operator named them, so they may be anywhere.
-pub(super) fn configured(servers: &[Server]) -> Vec<Target> {
-    servers
-        .iter()
-        .map(|server| match server {
-            Server::Unix(path) => Target {
-                place: Place::Unix(path.clone()),
-                direct_tls: false,
-                innermost: Reach::Special,
-            },
-            Server::Tcp { host, port, direct_tls } => Target {
-                place: Place::Host {
-                    host: match host.parse() {
-                        Ok(ip) => Host::Ip(ip),
-                        Err(_) => Host::Name(host.as_str().into()),
-                    },
-                    port: *port,
-                },
-                direct_tls: *direct_tls,
-                innermost: Reach::Special,
-            },
-        })
-        .collect()
+/// The configured servers, in the order to try.
+pub(super) fn configured(servers: &[Member]) -> Vec<Target> {
+    let members = order(servers.iter().collect(), |member| member.rank(), &mut throw);
+    members.into_iter().map(Target::configured).collect()
 }
 
 /// Asks DNS, and remembers answers for their TTL.
@@ -184,7 +195,7 @@ impl Resolver {
         if let Some(ip) = domain.ip() {
             // An address has no SRV records, and the operator wrote this one down.
             let place = Place::Host { host: Host::Ip(ip), port: CLIENT_PORT };
-            return Ok(vec![Target { place, direct_tls: false, innermost: Reach::Special }]);
+            return Ok(vec![dns(place, false, Reach::Special)]);
         }
         let (direct, starttls) = tokio::join!(
             async {
@@ -199,7 +210,7 @@ impl Resolver {
             (Ok(None), Ok(None)) => {
                 let place =
                     Place::Host { host: Host::Name(absolute(&domain.ascii())), port: CLIENT_PORT };
-                return Ok(vec![Target { place, direct_tls: false, innermost: self.innermost }]);
+                return Ok(vec![dns(place, false, self.innermost)]);
             }
             // A set that could not be fetched may exist, which rules the fallback out.
             (Err(error), Ok(None)) | (Ok(None) | Err(_), Err(error)) => return Err(error),
@@ -214,12 +225,12 @@ impl Resolver {
         if records.is_empty() {
             return Err(Reason::Dns("its SRV records say that there is no such service".into()));
         }
-        let targets = order(records, &mut throw).into_iter().take(MOST_TARGETS);
+        let targets = order(records, Srv::rank, &mut throw).into_iter().take(MOST_TARGETS);
         Ok(targets
-            .map(|record| Target {
-                place: Place::Host { host: Host::Name(record.target), port: record.port },
-                direct_tls: record.direct_tls,
-                innermost: self.innermost,
+            .map(|record| {
+                let host = Host::Name(record.target);
+                let place = Place::Host { host, port: record.port };
+                dns(place, record.direct_tls, self.innermost)
             })
             .collect())
     }
@@ -282,27 +293,48 @@ struct Srv {
     direct_tls: bool,
 }
 
+impl Srv {
+    fn rank(&self) -> (u16, u16) {
+        (self.priority, self.weight)
+    }
+}
+
+/// A target that no table of the configuration tells more about.
+fn dns(place: Place, direct_tls: bool, innermost: Reach) -> Target {
+    Target { place, direct_tls, innermost, proxy_protocol: ProxyProtocol::Off }
+}
+
 /// RFC 2782's order: by priority; among equals at random, by weight, those of weight 0 having a
-/// small chance. `dice(n)` gives a number from 0 to n, both included.
-fn order(mut records: Vec<Srv>, dice: &mut dyn FnMut(u32) -> u32) -> Vec<Srv> {
-    records.sort_by_key(|record| (record.priority, record.weight != 0));
+/// small chance. `rank` is priority and weight; `dice(n)` gives a number from 0 to n, both included.
+pub(super) fn order<T>(
+    mut records: Vec<T>,
+    rank: impl Fn(&T) -> (u16, u16),
+    dice: &mut dyn FnMut(u32) -> u32,
+) -> Vec<T> {
+    let priority = |record: &T| rank(record).0;
+    let weight = |record: &T| u32::from(rank(record).1);
+    records.sort_by_key(|record| (priority(record), weight(record) != 0));
     let mut ordered = Vec::with_capacity(records.len());
-    while let Some(priority) = records.first().map(|record| record.priority) {
-        let equals = records.iter().take_while(|record| record.priority == priority).count();
-        let sum = records[..equals].iter().map(|record| u32::from(record.weight)).sum();
-        let thrown = dice(sum);
-        let mut running = 0;
-        let chosen = records[..equals].iter().position(|record| {
-            running += u32::from(record.weight);
-            running >= thrown
-        });
-        ordered.push(records.remove(chosen.unwrap_or(equals - 1)));
+    while let Some(first) = records.first().map(priority) {
+        let equals = records.iter().take_while(|record| priority(record) == first).count();
+        let chosen = if equals == 1 {
+            0
+        } else {
+            let thrown = dice(records[..equals].iter().map(weight).sum());
+            let mut running = 0;
+            let chosen = records[..equals].iter().position(|record| {
+                running += weight(record);
+                running >= thrown
+            });
+            chosen.unwrap_or(equals - 1)
+        };
+        ordered.push(records.remove(chosen));
     }
     ordered
 }
 
 /// A number from 0 to `most`. Without randomness the order is merely not spread.
-fn throw(most: u32) -> u32 {
+pub(super) fn throw(most: u32) -> u32 {
     let random = u64::from(getrandom::u32().unwrap_or(0));
     u32::try_from((random * (u64::from(most) + 1)) >> 32).unwrap_or(most)
 }
@@ -330,7 +362,7 @@ mod tests {
     fn ordered(records: &[Srv], throws: &[u32]) -> String {
         let mut throws = throws.iter();
         let mut dice = |most: u32| *throws.next().unwrap_or(&0).min(&most);
-        order(records.to_vec(), &mut dice).iter().map(|record| &*record.target).collect()
+        order(records.to_vec(), Srv::rank, &mut dice).iter().map(|record| &*record.target).collect()
     }
 
     /// UP-06, RFC 2782: a lower priority goes first, whatever its weight and its service.
@@ -367,8 +399,9 @@ mod tests {
     #[test]
     fn shares_follow_the_weights() {
         let records = [srv("a", 1, 1), srv("b", 1, 3)];
-        let first_b =
-            (0..4_000).filter(|_| &*order(records.to_vec(), &mut throw)[0].target == "b").count();
+        let first_b = (0..4_000)
+            .filter(|_| &*order(records.to_vec(), Srv::rank, &mut throw)[0].target == "b")
+            .count();
         // Numbers 0 and 1 of 0..=4 choose `a`: RFC 2782's own small bias.
         assert!((2_200..2_600).contains(&first_b), "{first_b}");
     }

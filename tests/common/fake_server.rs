@@ -19,6 +19,8 @@ pub(crate) enum Do {
     Await(&'static str),
     /// Writes.
     Say(String),
+    /// Reads to the end of a line and no further.
+    Line,
     /// Takes the connection into TLS.
     Tls(Arc<ServerConfig>),
     /// Closes the connection.
@@ -32,6 +34,8 @@ pub(crate) enum Do {
 pub(crate) struct Heard {
     /// Every byte before TLS.
     pub(crate) clear: String,
+    /// The same, where it is not text.
+    pub(crate) bytes: Vec<u8>,
     /// Every byte within TLS.
     pub(crate) secret: String,
     /// The ClientHello's server name.
@@ -255,6 +259,16 @@ async fn play(stream: impl Stream + 'static, script: Vec<Do>, log: Log) {
                 };
                 pending.drain(..end);
             }
+            Do::Line => loop {
+                let Ok(byte) = stream.read_u8().await else { return };
+                log.note(|heard| {
+                    heard.bytes.push(byte);
+                    heard.clear.push(byte.into());
+                });
+                if byte == b'\n' {
+                    break;
+                }
+            },
             Do::Say(text) => {
                 if stream.write_all(text.as_bytes()).await.is_err() || stream.flush().await.is_err()
                 {
@@ -289,6 +303,9 @@ async fn hear(stream: &mut Box<dyn Stream>, secure: bool, pending: &mut String, 
             let text = String::from_utf8_lossy(&buffer[..read]);
             pending.push_str(&text);
             log.note(|heard| {
+                if !secure {
+                    heard.bytes.extend_from_slice(&buffer[..read]);
+                }
                 let kept = if secure { &mut heard.secret } else { &mut heard.clear };
                 kept.push_str(&text);
             });

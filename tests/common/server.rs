@@ -76,6 +76,8 @@ impl Kind {
 pub struct Settings {
     /// With a certificate the c2s port requires STARTTLS and a second one speaks TLS directly.
     pub tls: Option<Certificate>,
+    /// The c2s port wants a PROXY header before each connection; ejabberd alone.
+    pub proxy_protocol: bool,
     /// Seconds after which its own BOSH ends a session that is silent; 60 or more if 0.
     pub bosh_inactivity: u32,
 }
@@ -111,6 +113,7 @@ impl Account {
 pub struct Server {
     kind: Kind,
     c2s: SocketAddr,
+    proxy_protocol: bool,
     direct_tls: Option<SocketAddr>,
     http: SocketAddr,
     process: Mutex<Option<Process>>,
@@ -159,6 +162,7 @@ impl Server {
         let server = Self {
             kind,
             c2s,
+            proxy_protocol: settings.proxy_protocol,
             direct_tls: settings.tls.is_some().then_some(direct_tls),
             http,
             process: Mutex::new(None),
@@ -287,7 +291,9 @@ impl Server {
     }
 
     fn answers(&self) -> bool {
-        stream_header(self.c2s, self.domain()).is_some_and(|answer| answer.contains("<stream:"))
+        let before = if self.proxy_protocol { "PROXY UNKNOWN\r\n" } else { "" };
+        stream_header(self.c2s, before, self.domain())
+            .is_some_and(|answer| answer.contains("<stream:"))
             && (self.kind == Kind::Demo
                 || TcpStream::connect_timeout(&self.http, Duration::from_millis(500)).is_ok())
     }
@@ -401,6 +407,7 @@ listen:
     module: ejabberd_c2s
     shaper: none
     max_stanza_size: infinity
+    use_proxy_protocol: {proxy_protocol}
 {c2s_tls}{direct_tls}  - port: {http}
     ip: "127.0.0.1"
     module: ejabberd_http
@@ -430,6 +437,7 @@ modules:
 "#,
             domain = self.domain(),
             c2s = self.c2s.port(),
+            proxy_protocol = settings.proxy_protocol,
             http = self.http.port(),
             inactivity = if settings.bosh_inactivity == 0 { 120 } else { settings.bosh_inactivity },
         );
@@ -487,11 +495,11 @@ fn erlang_libraries() -> Result<String> {
 }
 
 /// Opens a stream by hand and returns what came back first.
-fn stream_header(address: SocketAddr, domain: &str) -> Option<String> {
+fn stream_header(address: SocketAddr, before: &str, domain: &str) -> Option<String> {
     let mut socket = TcpStream::connect_timeout(&address, Duration::from_millis(500)).ok()?;
     socket.set_read_timeout(Some(Duration::from_secs(2))).ok()?;
     let header = format!(
-        "<?xml version='1.0'?><stream:stream xmlns='jabber:client' \
+        "{before}<?xml version='1.0'?><stream:stream xmlns='jabber:client' \
          xmlns:stream='http://etherx.jabber.org/streams' to='{domain}' version='1.0'>"
     );
     socket.write_all(header.as_bytes()).ok()?;

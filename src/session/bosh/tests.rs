@@ -23,7 +23,9 @@ use crate::proto::xml::Limits;
 use crate::session::addresses::{self, Addresses};
 use crate::session::registry::{Refused, Registry};
 use crate::session::worker::{Drain, Live, Sessions, Shared};
-use crate::upstream::{Connector, Route, Server, Settings, TlsUse, Trust};
+use crate::upstream::{
+    self, Backoff, Connector, Health, Member, ProxyProtocol, Route, Server, Settings, TlsUse, Trust,
+};
 
 /// What a session that panics leaves in the worker's buffers.
 const LEFTOVER: &[u8] = b"left over";
@@ -265,10 +267,11 @@ fn worker(server: Option<SocketAddr>) -> (Rc<Worker>, Arc<Live>) {
         auto_restart: false,
         accept_gzip: false,
     };
-    let servers = server.map(|at| Server::Tcp {
-        host: at.ip().to_string(),
-        port: at.port(),
-        direct_tls: false,
+    let servers = server.map(|at| Member {
+        server: Server::Tcp { host: at.ip().to_string(), port: at.port(), direct_tls: false },
+        priority: 0,
+        weight: 1,
+        proxy_protocol: ProxyProtocol::Off,
     });
     let route = Route {
         servers: servers.into_iter().collect(),
@@ -277,15 +280,20 @@ fn worker(server: Option<SocketAddr>) -> (Rc<Worker>, Arc<Live>) {
         client_certificate: None,
     };
     let domain = Domain::parse("localhost").expect("a domain");
-    let connector = Connector::new(Settings {
-        routes: server.iter().map(|_| (domain.clone(), route.clone())).collect(),
-        fallback: None,
-        dns: Vec::new(),
-        allow_private: true,
-        connect_timeout: Duration::from_secs(5),
-        negotiation_timeout: Duration::from_secs(5),
-        limits,
-    })
+    let connector = Connector::new(
+        Settings {
+            routes: server.iter().map(|_| (domain.clone(), route.clone())).collect(),
+            suffixes: Default::default(),
+            fallback: None,
+            dns: Vec::new(),
+            allow_private: true,
+            connect_timeout: Duration::from_secs(5),
+            negotiation_timeout: Duration::from_secs(5),
+            backoff: Backoff::default(),
+            limits,
+        },
+        Health::default(),
+    )
     .expect("no files and no DNS");
     let addresses = Arc::new(Addresses::new(addresses::Limits::default()));
     let shared = Shared {
@@ -327,8 +335,14 @@ fn start((worker, live): &(Rc<Worker>, Arc<Live>), deadline: Option<Duration>) -
         zombie: false,
     };
     let permit = worker.shared.sessions.admit(None, clock()).expect("room");
-    let (run, answer) =
-        Run::new((Rc::clone(worker), Arc::clone(live)), machine, place, permit, None, clock());
+    let (run, answer) = Run::new(
+        (Rc::clone(worker), Arc::clone(live)),
+        machine,
+        place,
+        permit,
+        upstream::Client::default(),
+        clock(),
+    );
     notes.borrow_mut().readers.push((FIRST.0, answer));
     Client { worker: Rc::clone(worker), sid, notes, task: actix_rt::spawn(run) }
 }
