@@ -199,8 +199,14 @@ async fn insecure_accepts_anything() {
     let server = FakeServer::start(vec![starttls(Identity::self_signed(&["x"]).server())]).await;
     let client = to(&[&server]).trust(Trust::Insecure);
     assert!(client.open().await.unwrap().secure);
-    assert_eq!(Connector::new(client.settings(), Health::default()).unwrap().unverified_routes(), 1);
-    assert_eq!(Connector::new(to(&[]).settings(), Health::default()).unwrap().unverified_routes(), 0);
+    assert_eq!(
+        Connector::new(client.settings(), Health::default()).unwrap().unverified_routes(),
+        1
+    );
+    assert_eq!(
+        Connector::new(to(&[]).settings(), Health::default()).unwrap().unverified_routes(),
+        0
+    );
 }
 
 /// UP-16: a client certificate is shown when configured, and not otherwise.

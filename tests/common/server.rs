@@ -292,7 +292,8 @@ impl Server {
 
     fn answers(&self) -> bool {
         let before = if self.proxy_protocol { "PROXY UNKNOWN\r\n" } else { "" };
-        stream_header(self.c2s, before, self.domain()).is_some_and(|answer| answer.contains("<stream:"))
+        stream_header(self.c2s, before, self.domain())
+            .is_some_and(|answer| answer.contains("<stream:"))
             && (self.kind == Kind::Demo
                 || TcpStream::connect_timeout(&self.http, Duration::from_millis(500)).is_ok())
     }
