@@ -2,7 +2,8 @@
 //!
 //! The transport is a label, never part of a name: comparing is the product. Labels come from
 //! enums, so their number is known when the program is compiled; no sid, JID, address, domain or
-//! free text is ever one (SEC-15).
+//! free text of a client's is ever one (SEC-15). Only servers are labels as the configuration has
+//! them.
 
 mod bosh;
 mod http;

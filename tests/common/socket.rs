@@ -3,7 +3,7 @@
 
 use anyhow::{Context, bail};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 
 use super::{PATIENCE, Result};
@@ -73,19 +73,33 @@ impl Socket {
 
     /// Sends an upgrade request with `headers` (lines that end in CR LF) beside the necessary ones.
     pub async fn request(url: &str, headers: &str) -> Result<Result<Self, Refused>> {
-        let rest = url.strip_prefix("ws://").with_context(|| format!("not a ws: URL: {url}"))?;
-        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
-        let request = format!(
-            "GET /{path} HTTP/1.1\r\nHost: {authority}\r\nUpgrade: websocket\r\n\
-             Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
-             Sec-WebSocket-Version: 13\r\n{headers}\r\n"
-        );
+        let (authority, request) = upgrade(url, headers)?;
         Self::request_raw(authority, request.as_bytes()).await
+    }
+
+    /// Opens `url` from a loopback address of one's own choice.
+    pub async fn connect_from(address: &str, url: &str) -> Result<Self> {
+        let (authority, request) = upgrade(url, "Sec-WebSocket-Protocol: xmpp\r\n")?;
+        let socket = TcpSocket::new_v4()?;
+        socket.bind(format!("{address}:0").parse()?)?;
+        let stream = timeout(PATIENCE, socket.connect(authority.parse()?)).await??;
+        match Self::request_over(stream, request.as_bytes()).await? {
+            Ok(socket) => Ok(socket),
+            Err(refused) => bail!("{url} refused the upgrade:\n{}", refused.head),
+        }
     }
 
     /// Sends `request` as it is to `authority` (`address:port`); 101 makes a socket.
     pub async fn request_raw(authority: &str, request: &[u8]) -> Result<Result<Self, Refused>> {
-        let mut stream = timeout(PATIENCE, TcpStream::connect(authority)).await??;
+        let stream = timeout(PATIENCE, TcpStream::connect(authority)).await??;
+        Self::request_over(stream, request).await
+    }
+
+    /// The same over a connection that stands.
+    pub async fn request_over(
+        mut stream: TcpStream,
+        request: &[u8],
+    ) -> Result<Result<Self, Refused>> {
         stream.set_nodelay(true)?;
         stream.write_all(request).await?;
         let mut read = Vec::new();
@@ -277,4 +291,16 @@ pub fn frame(fin: bool, opcode: u8, payload: &[u8], mask: Option<[u8; 4]>) -> Ve
         }
     }
     out
+}
+
+/// The authority of a URL `ws://address:port/path`, and the upgrade request for it.
+fn upgrade<'a>(url: &'a str, headers: &str) -> Result<(&'a str, String)> {
+    let rest = url.strip_prefix("ws://").with_context(|| format!("not a ws: URL: {url}"))?;
+    let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+    let request = format!(
+        "GET /{path} HTTP/1.1\r\nHost: {authority}\r\nUpgrade: websocket\r\n\
+         Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\
+         Sec-WebSocket-Version: 13\r\n{headers}\r\n"
+    );
+    Ok((authority, request))
 }
