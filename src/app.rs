@@ -205,7 +205,8 @@ impl Gateway {
             until((window + ANSWER_PATIENCE).min(timeout), all_told).await;
             self.close_listeners().await;
         }
-        until(timeout.saturating_sub(window), none_open).await
+        let left = (drain.begun + timeout).saturating_duration_since(clock());
+        until(left, none_open).await
     }
 
     async fn close_listeners(&self) {

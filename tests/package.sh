@@ -13,7 +13,8 @@ say() { printf '%s\n' "tests/package.sh: $*"; }
 skip() { say "SKIPPED: $*"; exit 0; }
 fail() { say "FAILED: $*" >&2; exit 1; }
 
-cargo deb --version >/dev/null 2>&1 || skip "cargo-deb is not installed (cargo install cargo-deb)"
+cargo=${CARGO:-cargo}
+"$cargo" deb --version >/dev/null 2>&1 || skip "cargo-deb is not installed (cargo install cargo-deb)"
 for tool in dpkg adduser curl runuser python3; do
     PATH="$PATH:/usr/sbin:/sbin" command -v "$tool" >/dev/null || skip "$tool is not installed"
 done
@@ -30,7 +31,7 @@ clean() {
 trap clean EXIT
 
 say "building the package"
-cargo deb --locked --output "$work/bosphorus.deb" ${CARGO_DEB_ARGUMENTS:-}
+"$cargo" deb --locked --output "$work/bosphorus.deb" ${CARGO_DEB_ARGUMENTS:-}
 dpkg-deb --contents "$work/bosphorus.deb"
 
 say "installing it"
@@ -85,7 +86,7 @@ def ask(attributes, payload=""):
     request = urllib.request.Request("http://127.0.0.1:15280/http-bind", body.encode(), {"Content-Type": "text/xml"})
     return urllib.request.urlopen(request, timeout=20).read().decode()
 made = ask("to='localhost' wait='10' hold='1' ver='1.11' xmpp:version='1.0' xmlns:xmpp='urn:xmpp:xbosh'")
-sid = f" sid='{re.search(r'''sid=['"]([^'"]*)''', made)[1]}'"
+sid = " sid='" + re.search("sid=.([^'\"]*)", made)[1] + "'"
 plain = base64.b64encode(b"\0alice\0alice").decode()
 answer = ask("", f"<auth xmlns='urn:ietf:params:xml:ns:xmpp-sasl' mechanism='PLAIN'>{plain}</auth>")
 assert "<success" in answer, answer
