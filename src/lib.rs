@@ -34,6 +34,12 @@
 //! the request came to; [`proto::bosh::session`] orders requests by `rid`, holds them, and answers
 //! them with what the server has said.
 //!
+//! Before either, a connection comes in through [`http::door`] (PROXY header, limits per address)
+//! and [`http::tls`]; [`http::connection`] serves it over HTTP/1.1, [`http::h2`] over HTTP/2, and
+//! [`http::caller`] says who the client is. Towards the server, [`upstream`] chooses among the
+//! servers of a domain by priority, weight and what it remembers of their failures. What begins now
+//! is made with one value that a reload replaces whole ([`http::Live`]).
+//!
 //! Read in this order: [`session::run`] (the loop), [`proto::ws::session`] (the machine),
 //! [`proto::xml`] (the judge), [`upstream`] (the way to the server); [`mod@session::bosh`] and
 //! [`proto::bosh`] for the other transport; `tests/parity.rs` (what holds against every server).
