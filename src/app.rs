@@ -389,14 +389,10 @@ fn start_public(
                                 }
                                 Some((io, tls::Protocol::Http2)) => {
                                     let is_draining = || sessions.is_draining();
-                                    let served = h2::serve(
-                                        io,
-                                        entered,
-                                        app,
-                                        h2_limits,
-                                        is_draining,
-                                        metrics,
-                                    );
+                                    let stall = limits.guard.stall;
+                                    let limits = h2::Limits { stall, ..h2_limits };
+                                    let served =
+                                        h2::serve(io, entered, app, limits, is_draining, metrics);
                                     // Boxed: it is larger than what HTTP/1.1 leaves at rest.
                                     if let Err(error) = Box::pin(served).await {
                                         debug!(%error, "http2_connection_ended");

@@ -303,6 +303,24 @@ fn replaced_files_are_read_again() -> Result {
         })
         .await?;
         ensure!(edge.shown("other.test").await? == other, "the other one is as it was");
+
+        // SIGHUP: other certificates, and all or nothing.
+        let configuration = gateway.directory().join("bosphorus.toml");
+        let text = std::fs::read_to_string(&configuration)?;
+        write(&edge.directory, "third", &edge.ca.issue(&["third.test"], Validity::Now))?;
+        let swap = |to: &str| -> Result {
+            std::fs::write(&configuration, text.replace("/1.", to))?;
+            gateway.signal("HUP")
+        };
+        swap("/missing.")?;
+        eventually("the refusal", async || {
+            gateway.log().contains("config_reload_failed").then_some(())
+        })
+        .await?;
+        ensure!(edge.shown("other.test").await? == other, "a refused reload changes nothing");
+        swap("/third.")?;
+        eventually("the third certificate", async || edge.shown("third.test").await.ok()).await?;
+        ensure!(edge.shown("other.test").await.is_err(), "its place was taken");
         Ok(())
     })
 }

@@ -11,6 +11,7 @@ use tracing::{error, info, warn};
 use super::{Gateway, Load, convert, live, notify, raise_file_limit};
 use crate::config::Config;
 use crate::http::Live;
+use crate::http::tls::Loaded;
 use crate::metrics::Metrics;
 
 impl Gateway {
@@ -44,6 +45,14 @@ impl Gateway {
                 return false;
             }
         };
+        let certificates = match self.tls.as_ref().map(|_| Loaded::read(&convert::tls(&config))) {
+            Some(Err(problem)) => {
+                error!(%problem, "config_reload_failed");
+                return false;
+            }
+            Some(Ok(loaded)) => Some(loaded),
+            None => None,
+        };
         for warning in &config.warnings {
             warn!("{warning}");
         }
@@ -56,7 +65,7 @@ impl Gateway {
         config.listen = self.config.listen.clone();
         config.admin = self.config.admin.clone();
         config.log = self.config.log.clone();
-        config.tls = self.config.tls.clone();
+        config.tls.min_version = self.config.tls.min_version;
 
         let limits = &config.limits;
         if limits.sessions > self.config.limits.sessions {
@@ -66,8 +75,9 @@ impl Gateway {
         self.sessions.addresses().limit(convert::addresses(&config));
         note(&self.metrics, &live);
         self.current.replace(live);
-        // Its files are those of the start; what they hold may be new.
-        self.tls.iter().for_each(|tls| tls.reload());
+        if let (Some(tls), Some(certificates)) = (&self.tls, certificates) {
+            tls.replace(certificates);
+        }
         info!(domains = config.domains.len(), "config_reloaded");
         self.config = config;
         true
@@ -91,7 +101,6 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("listen.tls_addresses", was.tls_addresses != is.tls_addresses),
         ("listen.handshake_timeout", was.handshake_timeout != is.handshake_timeout),
         ("listen.http2_streams", was.http2_streams != is.http2_streams),
-        ("tls.certificates", old.tls.certificates != new.tls.certificates),
         ("tls.min_version", old.tls.min_version != new.tls.min_version),
         ("listen.workers", was.workers != is.workers),
         ("listen.backlog", was.backlog != is.backlog),

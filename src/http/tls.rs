@@ -61,6 +61,7 @@ pub struct Tls {
 }
 
 /// One of the certificates, as it is on disk and in use.
+#[derive(Debug)]
 struct Files {
     certificate: PathBuf,
     key: PathBuf,
@@ -83,18 +84,7 @@ impl Tls {
     /// # Errors
     /// Files of no use, or a system without randomness.
     pub fn new(settings: &Settings, metrics: &Arc<Metrics>) -> Result<Arc<Self>, TlsError> {
-        let mut files = Vec::new();
-        for (certificate, key) in &settings.certificates {
-            let stamp = Stamp::of(certificate, key);
-            let identity = Identity::read(certificate, key)?;
-            files.push(Files {
-                certificate: certificate.clone(),
-                key: key.clone(),
-                taken: stamp,
-                seen: stamp,
-                identity,
-            });
-        }
+        let loaded = Loaded::read(settings)?;
         let certificates = Arc::new(Certificates::default());
         let both: &[&SupportedProtocolVersion] = &[&version::TLS13, &version::TLS12];
         let versions = if settings.only_1_3 { &both[..1] } else { both };
@@ -116,8 +106,7 @@ impl Tls {
             metrics: Arc::clone(metrics),
             files: Mutex::default(),
         };
-        tls.publish(&files);
-        *tls.files.lock().unwrap_or_else(PoisonError::into_inner) = files;
+        tls.install(loaded);
         Ok(Arc::new(tls))
     }
 
@@ -161,22 +150,25 @@ impl Tls {
         }
     }
 
-    /// Reads all files again, changed or not. It waits for the disk.
-    pub fn reload(&self) {
-        self.refresh(|_, _| true);
+    /// Shows other certificates from now on, or the same ones, read again.
+    pub fn replace(&self, loaded: Loaded) {
+        self.metrics.tls.reloaded.inc_by(loaded.0.len() as u64);
+        self.install(loaded);
+    }
+
+    fn install(&self, Loaded(all): Loaded) {
+        let mut files = self.files.lock().unwrap_or_else(PoisonError::into_inner);
+        self.publish(&all);
+        *files = all;
     }
 
     /// Reads those again that have changed and do not any more.
     fn look(&self) {
-        self.refresh(|files, now| now != files.taken && now == files.seen);
-    }
-
-    fn refresh(&self, is_due: impl Fn(&Files, Stamp) -> bool) {
         let mut all = self.files.lock().unwrap_or_else(PoisonError::into_inner);
         let mut changed = false;
         for files in all.iter_mut() {
             let now = Stamp::of(&files.certificate, &files.key);
-            let is_due = is_due(files, now);
+            let is_due = now != files.taken && now == files.seen;
             files.seen = now;
             if !is_due {
                 continue;
@@ -206,10 +198,29 @@ impl Tls {
     }
 
     fn publish(&self, all: &[Files]) {
-        for (index, files) in all.iter().enumerate() {
-            self.metrics.tls.expiry(index).set(files.identity.not_after);
-        }
+        self.metrics.tls.expire(all.iter().map(|files| files.identity.not_after));
         self.certificates.replace(Table::new(all.iter().map(|files| &files.identity)));
+    }
+}
+
+/// Certificates that can be shown.
+#[derive(Debug)]
+pub struct Loaded(Vec<Files>);
+
+impl Loaded {
+    /// Reads all of them. It waits for the disk.
+    ///
+    /// # Errors
+    /// Files of no use.
+    pub fn read(settings: &Settings) -> Result<Self, TlsError> {
+        let read = |(certificate, key): &(PathBuf, PathBuf)| {
+            // Before they are read: what changes then is read again.
+            let stamp = Stamp::of(certificate, key);
+            let identity = Identity::read(certificate, key)?;
+            let (certificate, key) = (certificate.clone(), key.clone());
+            Ok(Files { certificate, key, taken: stamp, seen: stamp, identity })
+        };
+        settings.certificates.iter().map(read).collect::<Result<_, _>>().map(Self)
     }
 }
 

@@ -1,6 +1,6 @@
 //! TLS towards clients.
 
-use prometheus::{IntCounter, IntGauge, IntGaugeVec, Registry};
+use prometheus::{IntCounter, IntGaugeVec, Registry};
 
 use super::{int_counter_vec, int_gauge_vec};
 
@@ -77,9 +77,17 @@ impl TlsMetrics {
         self.handshakes[outcome as usize].inc();
     }
 
-    /// The end of a certificate's validity, by its place in the configuration.
-    #[must_use]
-    pub fn expiry(&self, certificate: usize) -> IntGauge {
-        self.expiry.with_label_values(&[&certificate.to_string()])
+    /// Shows when the certificates in use end, in seconds since 1970 and in the order of the
+    /// configuration.
+    pub fn expire(&self, ends: impl Iterator<Item = i64>) {
+        let mut count = 0_usize;
+        for end in ends {
+            self.expiry.with_label_values(&[&count.to_string()]).set(end);
+            count += 1;
+        }
+        // Those behind them are none any more.
+        while self.expiry.remove_label_values(&[&count.to_string()]).is_ok() {
+            count += 1;
+        }
     }
 }
