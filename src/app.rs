@@ -23,13 +23,15 @@ use tracing::{debug, info, warn};
 use self::signals::{Signal, Signals};
 use crate::config::{Config, ConfigError};
 use crate::http::admin::Admin;
-use crate::http::connection;
+use crate::http::door::Door;
 use crate::http::guard::Guarded;
+use crate::http::tls::{self, Tls};
 use crate::http::ws::Hook;
-use crate::http::{self, Current, Live, Routes};
+use crate::http::{self, Current, Live, Routes, connection, h2};
 use crate::io::Io;
 use crate::metrics::Metrics;
 use crate::proto::ws;
+use crate::session::addresses::Addresses;
 use crate::session::registry::Registry;
 use crate::session::timer::clock;
 use crate::session::worker::{self, Drain, Sessions, Shared, Worker};
@@ -80,6 +82,8 @@ type Extra = Arc<dyn Fn(&mut web::ServiceConfig) + Send + Sync>;
 /// Listeners that are bound and not yet served.
 struct Sockets {
     public: Vec<TcpListener>,
+    /// With TLS.
+    secure: Vec<TcpListener>,
     admin: Option<TcpListener>,
 }
 
@@ -88,8 +92,11 @@ impl Sockets {
     fn bind(config: &Config) -> anyhow::Result<Self> {
         let admin = config.admin.address.map(bind_admin).transpose()?;
         let backlog = config.listen.backlog;
-        let public = config.listen.addresses.iter().map(|&address| bind(address, backlog));
-        Ok(Self { public: public.collect::<anyhow::Result<_>>()?, admin })
+        let all = |addresses: &[SocketAddr]| {
+            addresses.iter().map(|&address| bind(address, backlog)).collect::<anyhow::Result<_>>()
+        };
+        let listen = &config.listen;
+        Ok(Self { public: all(&listen.addresses)?, secure: all(&listen.tls_addresses)?, admin })
     }
 }
 
@@ -99,6 +106,10 @@ struct Gateway {
     admin: Option<Running>,
     sessions: Arc<Sessions>,
     metrics: Arc<Metrics>,
+    /// The BOSH sessions, and what the dead ones of them have still to say.
+    registry: Arc<Registry>,
+    /// The certificates, where there is a listener with TLS.
+    tls: Option<Arc<Tls>>,
     /// What a reload replaces.
     current: Arc<Current>,
     /// What it remembers of the servers is kept.
@@ -114,8 +125,8 @@ impl Gateway {
         let health = Health::default();
         let live = live(&config, &health)?;
         reload::note(&metrics, &live);
-        let sessions =
-            Arc::new(Sessions::new(config.limits.sessions, config.limits.sessions_per_address));
+        let addresses = Arc::new(Addresses::new(convert::addresses(&config)));
+        let sessions = Arc::new(Sessions::new(config.limits.sessions, addresses));
         let shared = Shared {
             metrics: Arc::clone(&metrics),
             registry: Arc::new(
@@ -130,8 +141,19 @@ impl Gateway {
             }
             None => None,
         };
-        let public = start_public(&config, sockets.public, &shared, &current, extra)?;
-        Ok(Self { public, admin, sessions, metrics, current, health, config })
+        let tls = match sockets.secure.is_empty() {
+            true => None,
+            false => Some(Tls::new(&convert::tls(&config), &metrics).context("preparing TLS")?),
+        };
+        if let Some(tls) = &tls {
+            actix_rt::spawn(Arc::clone(tls).watch());
+        }
+        let plain = sockets.public.into_iter().map(|listener| (listener, None));
+        let secure = sockets.secure.into_iter().map(|listener| (listener, tls.clone()));
+        let listeners = plain.chain(secure).collect();
+        let public = start_public(&config, listeners, &shared, &current, extra)?;
+        let registry = shared.registry;
+        Ok(Self { public, admin, sessions, metrics, registry, tls, current, health, config })
     }
 
     /// Serves until a signal, then drains. A second signal ends the draining. SIGHUP reloads the
@@ -178,10 +200,13 @@ impl Gateway {
             self.sessions.drain(drain);
         } else {
             self.sessions.drain(drain);
-            until(window, none_open).await;
+            // What a BOSH session ends with may have to wait for its client's next request.
+            let all_told = || none_open() && self.registry.is_empty();
+            until((window + ANSWER_PATIENCE).min(timeout), all_told).await;
             self.close_listeners().await;
         }
-        until(timeout.saturating_sub(window), none_open).await
+        let left = (drain.begun + timeout).saturating_duration_since(clock());
+        until(left, none_open).await
     }
 
     async fn close_listeners(&self) {
@@ -195,9 +220,12 @@ impl Gateway {
 fn live(config: &Config, health: &Health) -> anyhow::Result<Live> {
     let connector = Connector::new(convert::upstream(config), health.clone())
         .context("preparing the connections to the XMPP servers")?;
+    let trust = Arc::new(convert::trust(config));
     Ok(Live {
         routes: Routes::new(&config.ws.paths, &config.bosh.paths, convert::handshake(config)),
-        face: Arc::new(convert::face(config)),
+        face: Arc::new(convert::face(config, Arc::clone(&trust))),
+        door: Arc::new(convert::door(config, Arc::clone(&trust))),
+        trust,
         connection: convert::connection(config),
         sessions: Arc::new(worker::Live {
             connector,
@@ -253,7 +281,7 @@ const WRITE_BUFFER: usize = 512;
 
 fn start_public(
     config: &Config,
-    sockets: Vec<TcpListener>,
+    sockets: Vec<(TcpListener, Option<Arc<Tls>>)>,
     shared: &Shared,
     current: &Arc<Current>,
     extra: Option<Extra>,
@@ -270,24 +298,33 @@ fn start_public(
     // Every worker numbers its sessions from a range of its own.
     let ranges = Arc::new(AtomicU64::new(1));
     let mut listeners = Vec::new();
-    for listener in sockets {
+    for (listener, tls) in sockets {
         listeners.push(listener.try_clone().context("sharing a listener")?);
         let address = listener.local_addr().context("naming a listener")?;
-        info!(%address, "listening");
+        info!(%address, tls = tls.is_some(), "listening");
         let (shared, current) = (shared.clone(), Arc::clone(current));
         let (ranges, extra) = (Arc::clone(&ranges), extra.clone());
         let (keep_alive, head_timeout) = (config.listen.keep_alive, config.listen.head_timeout);
         let close_grace = config.upstream.close_grace;
+        let h2_limits = h2::Limits {
+            streams: config.listen.http2_streams,
+            first_request: config.listen.head_timeout,
+            keep_alive: config.listen.keep_alive,
+            stall: config.limits.stall_timeout,
+        };
         builder = builder.listen(format!("public {address}"), listener, move || {
             let range = ranges.fetch_add(1, Ordering::Relaxed);
             let hook = Rc::new(Hook {
                 worker: Worker::start(shared.clone(), range << 40),
                 current: Arc::clone(&current),
             });
-            let app = App::new()
-                .configure(|app| extra.iter().for_each(|extra| extra(app)))
-                .configure(http::configure(Arc::clone(&current), Rc::clone(&hook.worker)));
-            let current = Arc::clone(&current);
+            let app = || {
+                let app = App::new()
+                    .configure(|app| extra.iter().for_each(|extra| extra(app)))
+                    .configure(http::configure(Arc::clone(&current), Rc::clone(&hook.worker)));
+                map_config(app, |()| AppConfig::default())
+            };
+            let hook = Rc::clone(&hook);
             let upgrade = fn_factory(move || {
                 let hook = Rc::clone(&hook);
                 async move {
@@ -310,26 +347,63 @@ fn start_public(
                 .local_addr(address)
                 .on_connect_ext(|socket: &Guarded, data| {
                     data.insert(socket.watch());
-                    data.insert(socket.client());
+                    data.insert(socket.entered());
                 })
                 .upgrade(upgrade)
-                .finish(map_config(app, |()| AppConfig::default()));
+                .finish(app());
             let http = Rc::new(http);
-            let metrics = Arc::clone(&shared.metrics);
+            let multiplexed = Rc::new(app());
+            let (shared, tls, current) = (shared.clone(), tls.clone(), Arc::clone(&current));
             fn_factory(move || {
-                let http = http.new_service(());
-                let (metrics, current) = (Arc::clone(&metrics), Arc::clone(&current));
+                let (http, app) = (http.new_service(()), multiplexed.new_service(()));
+                let (shared, tls, current) = (shared.clone(), tls.clone(), Arc::clone(&current));
                 async move {
-                    let http = Rc::new(http.await?);
-                    Ok::<_, ()>(fn_service(move |socket: TcpStream| {
-                        let (http, metrics) = (Rc::clone(&http), Arc::clone(&metrics));
-                        let limits = current.load().connection;
+                    let (http, app) = (Rc::new(http.await?), Rc::new(app.await?));
+                    Ok::<_, ()>(fn_service(move |mut socket: TcpStream| {
+                        let (http, app, tls) = (Rc::clone(&http), Rc::clone(&app), tls.clone());
+                        let (live, metrics) = (current.load(), Arc::clone(&shared.metrics));
+                        let sessions = Arc::clone(&shared.sessions);
+                        let addresses = Arc::clone(sessions.addresses());
+                        let door = Door { settings: Arc::clone(&live.door), addresses, metrics };
+                        let limits = live.connection;
                         async move {
-                            let peer = socket.peer_addr().ok();
+                            let Some(mut entered) = door.enter(&mut socket).await else {
+                                return Ok(());
+                            };
                             let io = Io::Tcp(socket);
                             // Without it an answer waits for the acknowledgement of the one before.
                             io.set_nodelay();
-                            connection::serve(io, peer, http, limits, &metrics.http).await
+                            // Boxed, so that nothing of it is left behind it.
+                            let accepted = match tls {
+                                None => Some((io, tls::Protocol::Http1)),
+                                Some(tls) => {
+                                    entered.arrival.secure = true;
+                                    Box::pin(async move { tls.accept(io).await }).await
+                                }
+                            };
+                            let (entered, metrics) = (Rc::new(entered), &door.metrics.http);
+                            match accepted {
+                                None => Ok(()),
+                                Some((io, tls::Protocol::Http1)) => {
+                                    connection::serve(io, entered, http, limits, metrics).await
+                                }
+                                Some((io, tls::Protocol::Http2)) => {
+                                    let is_draining = || sessions.is_draining();
+                                    let served = h2::serve(
+                                        io,
+                                        entered,
+                                        app,
+                                        h2_limits,
+                                        is_draining,
+                                        metrics,
+                                    );
+                                    // Boxed: it is larger than what HTTP/1.1 leaves at rest.
+                                    if let Err(error) = Box::pin(served).await {
+                                        debug!(%error, "http2_connection_ended");
+                                    }
+                                    Ok(())
+                                }
+                            }
                         }
                     }))
                 }
@@ -382,11 +456,13 @@ fn bind(address: SocketAddr, backlog: u32) -> anyhow::Result<TcpListener> {
 
 /// From the configuration's words to each part's own.
 mod convert {
-    use super::{Config, http, ws};
+    use super::{Arc, Config, http, ws};
     use crate::config;
+    use crate::proto::forwarded::Networks;
     use crate::proto::seam::FeatureRules;
     use crate::proto::stream::Served;
     use crate::proto::{bosh, frame, handshake, xml};
+    use crate::session::addresses;
     use crate::upstream;
 
     pub(super) fn handshake(config: &Config) -> handshake::Settings {
@@ -463,7 +539,48 @@ mod convert {
         }
     }
 
-    pub(super) fn face(config: &Config) -> http::bosh::Settings {
+    pub(super) fn tls(config: &Config) -> http::tls::Settings {
+        http::tls::Settings {
+            certificates: config
+                .tls
+                .certificates
+                .iter()
+                .map(|pair| (pair.certificate.clone(), pair.key.clone()))
+                .collect(),
+            only_1_3: config.tls.min_version == config::TlsVersion::V1_3,
+            handshake_timeout: config.listen.handshake_timeout,
+        }
+    }
+
+    pub(super) fn trust(config: &Config) -> http::caller::Trust {
+        http::caller::Trust::new(
+            Networks::new(&config.listen.trusted_proxies),
+            Networks::new(&config.limits.exempt_peers),
+        )
+    }
+
+    pub(super) fn door(config: &Config, trust: Arc<http::caller::Trust>) -> http::door::Settings {
+        http::door::Settings {
+            proxies: Networks::new(&config.listen.proxy_protocol),
+            patience: config.listen.proxy_protocol_timeout,
+            trust,
+        }
+    }
+
+    pub(super) fn addresses(config: &Config) -> addresses::Limits {
+        let limits = &config.limits;
+        addresses::Limits {
+            sessions: limits.sessions_per_address,
+            unauthenticated: limits.unauthenticated_per_address,
+            connections: limits.connections_per_address,
+            new_sessions: limits.new_sessions_per_minute,
+            new_connections: limits.new_connections_per_second,
+            requests: limits.requests_per_second,
+            auth_failures: limits.auth_failures_per_minute,
+        }
+    }
+
+    pub(super) fn face(config: &Config, trust: Arc<http::caller::Trust>) -> http::bosh::Settings {
         let bosh = &config.bosh;
         http::bosh::Settings {
             origins: origins(&bosh.allowed_origins),
@@ -472,6 +589,7 @@ mod convert {
             gzip: bosh.gzip,
             legacy_unknown: bosh.legacy_unknown == config::LegacyUnknown::Http,
             strangers: config.limits.unknown_sids_per_minute.map(http::bosh::Strangers::new),
+            trust,
         }
     }
 

@@ -63,6 +63,13 @@
 //! a page, which `app` starts for `bosphorus demo`. What carries its sessions is the same code, and
 //! no other module knows that it is there.
 //!
+//! # Reload and drain
+//!
+//! What requests are judged by and sessions are made with is one immutable value, [`http::Live`],
+//! which is read when one begins and never for a stanza. SIGHUP replaces it whole (`app::reload`);
+//! nothing that has begun notices. SIGTERM is told to the sessions as a [`session::worker::Drain`],
+//! from which each knows its own turn to end.
+//!
 //! # Memory
 //!
 //! The idle session is the unit of cost. A connection that stays in actix's HTTP dispatcher keeps

@@ -310,7 +310,7 @@ fn refusals_are_bodies_or_codes() -> Result {
 #[test]
 fn strangers_are_slowed_down() -> Result {
     block_on(async {
-        let (_gateway, url) = gateway("", "unknown_sids_per_minute = 20")?;
+        let (_gateway, url) = gateway("", "unknown_sids_per_minute = 20\nexempt_peers = []")?;
         let mut connection = Connection::open_from("127.0.0.2", &url.authority).await?;
         for _ in 0..20 {
             connection.send(&url.post("", &stranger(""))).await?;

@@ -415,7 +415,8 @@ fn ensure_busy(answer: &Answer) -> Result {
 #[test]
 fn guessing_sids_is_slowed_down() -> Result {
     block_on(async {
-        let scene = Scene::with("[limits]\nunknown_sids_per_minute = 20\n").await?;
+        let scene =
+            Scene::with("[limits]\nunknown_sids_per_minute = 20\nexempt_peers = []\n").await?;
         for number in 1..=20 {
             let body = scene.post(&stray()).await.with_context(|| format!("guess {number}"))?;
             body.expect_terminate(Some("item-not-found"))?;

@@ -13,8 +13,7 @@ use std::path::{Path, PathBuf};
 const FINISHED: &[(&str, u32, u32)] = &[
     ("WS", 1, 45),
     ("WSL", 1, 14),
-    ("BOSH", 1, 88),
-    ("BOSH", 90, 91),
+    ("BOSH", 1, 91),
     ("XB", 1, 17),
     ("UP", 1, 36),
     ("SEC", 4, 12),

@@ -130,7 +130,7 @@ fn unknown_keys_are_refused_wherever_they_are() {
         faults("[drain]\ntimeout = \"5s\"\n\n[admin]\nadress = \"\"\n[lisen]\nx = 1\n[log.deep]\n"),
         [
             "(text):5: admin.adress: unknown key, expected `address`",
-            "(text):6: lisen: unknown key, expected one of `default_domain`, `listen`, `admin`, `ws`, \
+            "(text):6: lisen: unknown key, expected one of `default_domain`, `listen`, `tls`, `admin`, `ws`, \
              `bosh`, `limits`, `upstream`, `domains`, `sasl`, `drain`, `log`",
             "(text):8: log.deep: unknown key, expected `format` or `filter`",
         ]
@@ -149,7 +149,7 @@ fn unknown_keys_are_refused_wherever_they_are() {
             &["--domain=example.org"]
         ),
         [
-            "BOSPHORUS__: \"\": unknown key, expected one of `default_domain`, `listen`, `admin`, `ws`, \
+            "BOSPHORUS__: \"\": unknown key, expected one of `default_domain`, `listen`, `tls`, `admin`, `ws`, \
              `bosh`, `limits`, `upstream`, `domains`, `sasl`, `drain`, `log`",
             "BOSPHORUS__LOG: log: expected a table, found string \"x\"",
             "BOSPHORUS__LOG__LEVEL: log.level: unknown key, expected `format` or `filter`",
@@ -199,6 +199,66 @@ fn a_wrong_type_names_line_and_expectation() {
             "BOSPHORUS__LISTEN__BACKLOG: listen.backlog: expected a whole number, found string \"many\"",
         ]
     );
+}
+
+/// SEC-16, SEC-19, SEC-20: networks and limits per address; what is wrong with one is told.
+#[test]
+fn networks_are_checked() {
+    let dir = Dir::new("networks");
+    let file = dir.write(
+        "n.toml",
+        r#"[listen]
+trusted_proxies = [
+  "10.0.0.0/8",
+  "192.0.2.1",
+  "2001:db8::/32",
+  "10.0.0.1/8",
+  "proxy.example",
+  "::ffff:10.0.0.0/104",
+]
+proxy_protocol = ["10.0.0.0/33"]
+proxy_protocol_timeout = "0s"
+[limits]
+exempt_peers = ["localhost"]
+requests_per_second = 100000000
+[domains."example.org"]
+servers = ["127.0.0.1"]
+"#,
+    );
+    let network =
+        "expected a network such as \"10.0.0.0/8\" or \"2001:db8::/32\", or an IP address, found";
+    let expected = [
+        (
+            6,
+            "listen.trusted_proxies: expected a network without bits behind its prefix, such as \
+             \"10.0.0.0/8\", found \"10.0.0.1/8\""
+                .to_owned(),
+        ),
+        (7, format!("listen.trusted_proxies: {network} \"proxy.example\"")),
+        (
+            8,
+            "listen.trusted_proxies: expected an IPv4 network, without ::ffff:, found \
+             \"::ffff:10.0.0.0/104\""
+                .to_owned(),
+        ),
+        (10, format!("listen.proxy_protocol: {network} \"10.0.0.0/33\"")),
+        (11, "listen.proxy_protocol_timeout: expected 1ms to 24h, found 0s".to_owned()),
+        (13, format!("limits.exempt_peers: {network} \"localhost\"")),
+        (14, "limits.requests_per_second: expected 0 to 10000000, found 100000000".to_owned()),
+    ];
+    let expected = expected.map(|(line, text)| format!("{}:{line}: {text}", file.display()));
+    assert_eq!(refused(Some(&file), &[], &[]), expected);
+
+    let text = "[listen]\ntrusted_proxies = [\"192.0.2.1\", \"::/0\"]\n[limits]\n\
+                exempt_peers = []\nnew_sessions_per_minute = 0\n";
+    let config = Config::from_toml_str(&format!("{text}{DOMAIN}")).unwrap();
+    let listed: Vec<_> = config.listen.trusted_proxies.iter().map(ToString::to_string).collect();
+    assert_eq!(listed, ["192.0.2.1/32", "::/0"]);
+    assert_eq!(
+        (config.limits.new_sessions_per_minute, config.limits.exempt_peers.len()),
+        (None, 0)
+    );
+    assert_eq!(config.warnings.len(), 1, "every peer is believed: {:?}", config.warnings);
 }
 
 /// Every fault in one pass, each at the line, variable or flag that set it, elements of lists at their own line.
@@ -313,6 +373,44 @@ fn limits_that_contradict_each_other_are_refused() {
 }
 
 /// BOSH-06, BOSH-16, BOSH-17, BOSH-25, SEC-02: what `[bosh]` may say.
+/// WS-38: the place to go to is the URL of a WebSocket, and whoever sends clients from TLS to a
+/// place without is warned.
+#[test]
+fn the_drain_is_checked() {
+    let drain = |text: &str| Config::from_toml_str(&format!("[drain]\n{text}\n{DOMAIN}"));
+    let uri = "wss://b.example:5443/ws?a=1&b";
+    let config = drain(&format!("window = \"10s\"\nsee_other_uri = \"{uri}\"")).unwrap();
+    assert_eq!(config.drain.window, Duration::from_secs(10));
+    assert_eq!(config.drain.see_other_uri.as_deref(), Some(uri));
+    assert_eq!(config.warnings, [""; 0]);
+    assert_eq!(Config::default().drain.window, Duration::ZERO);
+    let warnings = drain("see_other_uri = \"ws://[::1]\"").unwrap().warnings;
+    assert_eq!(
+        warnings,
+        [
+            "(text):2: drain.see_other_uri: clients that came over TLS must not be sent to a place \
+             without (RFC 7395 §3.6.1)",
+            "(text):2: drain.see_other_uri: nobody is sent there while drain.window is \"0s\"",
+        ]
+    );
+    assert_eq!(
+        drain("window = \"30s\"").unwrap_err().to_string(),
+        "(text):2: drain.window: expected less than drain.timeout (30s), found 30s"
+    );
+    for text in [
+        "https://b.example/",
+        "wss:///ws",
+        "wss://b.example/#a",
+        "wss://a@b/",
+        "b.example",
+        "wss://b/ a",
+    ] {
+        let fault = drain(&format!("see_other_uri = \"{text}\"")).unwrap_err().to_string();
+        let expected = "drain.see_other_uri: expected the URL of a WebSocket, such as";
+        assert!(fault.contains(expected), "{text}: {fault}");
+    }
+}
+
 #[test]
 fn bosh_is_checked() {
     let bosh = |text: &str| Config::from_toml_str(&format!("[bosh]\n{text}\n{DOMAIN}"));
@@ -655,10 +753,11 @@ fn the_default_file_is_the_defaults() {
     expected.domains.clear();
     assert_eq!(Config::default(), expected);
 
-    let without_default = ["default_domain", "ca_file", "client_certificate", "client_key"];
+    let without_default =
+        ["default_domain", "ca_file", "client_certificate", "client_key", "see_other_uri"];
     let mut sections = known_keys("");
     sections.retain(|key| key != "domains" && key != "default_domain");
-    assert_eq!(sections.len(), 9);
+    assert_eq!(sections.len(), 10);
     let lines: Vec<&str> = DEFAULTS.lines().collect();
     for (section, keys) in sections
         .iter()

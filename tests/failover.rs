@@ -18,8 +18,11 @@ use common::server::{Kind, Server, Settings};
 use common::socket::Socket;
 use common::{Result, block_on, eventually, in_ci};
 
+/// A title, the server it needs, and what is done.
+type Scenario = (&'static str, Kind, fn() -> Result);
+
 /// What is run, and in front of what.
-const TRIALS: &[(&str, Kind, fn() -> Result)] = &[
+const TRIALS: &[Scenario] = &[
     ("the second server takes over, and the first comes back", Kind::Prosody, || {
         block_on(failover())
     }),

@@ -6,6 +6,7 @@
 mod common {
     pub(crate) mod dns;
     pub(crate) mod fake_server;
+    #[allow(dead_code, reason = "shared with tests of TLS towards clients")]
     pub(crate) mod pki;
 }
 

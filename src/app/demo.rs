@@ -55,7 +55,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         keep_to_itself(&mut config, public.local_addr()?);
         config.admin.address = Some(admin.local_addr()?);
         route_to(&mut config, server.address())?;
-        let sockets = Sockets { public: vec![public], admin: Some(admin) };
+        let sockets = Sockets { public: vec![public], secure: Vec::new(), admin: Some(admin) };
         let places = page::Places {
             websocket: config.ws.paths.first().cloned().unwrap_or_default(),
             bosh: config.bosh.paths.first().cloned(),

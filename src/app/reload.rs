@@ -8,7 +8,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use tracing::{error, info, warn};
 
-use super::{Gateway, Load, live, notify, raise_file_limit};
+use super::{Gateway, Load, convert, live, notify, raise_file_limit};
 use crate::config::Config;
 use crate::http::Live;
 use crate::metrics::Metrics;
@@ -56,14 +56,18 @@ impl Gateway {
         config.listen = self.config.listen.clone();
         config.admin = self.config.admin.clone();
         config.log = self.config.log.clone();
+        config.tls = self.config.tls.clone();
 
         let limits = &config.limits;
         if limits.sessions > self.config.limits.sessions {
             raise_file_limit(limits.sessions);
         }
-        self.sessions.limit(limits.sessions, limits.sessions_per_address);
+        self.sessions.limit(limits.sessions);
+        self.sessions.addresses().limit(convert::addresses(&config));
         note(&self.metrics, &live);
         self.current.replace(live);
+        // Its files are those of the start; what they hold may be new.
+        self.tls.iter().for_each(|tls| tls.reload());
         info!(domains = config.domains.len(), "config_reloaded");
         self.config = config;
         true
@@ -84,6 +88,11 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
     let (was, is) = (&old.listen, &new.listen);
     [
         ("listen.addresses", was.addresses != is.addresses),
+        ("listen.tls_addresses", was.tls_addresses != is.tls_addresses),
+        ("listen.handshake_timeout", was.handshake_timeout != is.handshake_timeout),
+        ("listen.http2_streams", was.http2_streams != is.http2_streams),
+        ("tls.certificates", old.tls.certificates != new.tls.certificates),
+        ("tls.min_version", old.tls.min_version != new.tls.min_version),
         ("listen.workers", was.workers != is.workers),
         ("listen.backlog", was.backlog != is.backlog),
         ("listen.max_connections", was.max_connections != is.max_connections),

@@ -3,9 +3,11 @@
 //! All faults are collected, each with the place that set the offending key. What is legal but
 //! dangerous, or pointless, becomes a warning.
 
+mod addresses;
 mod bosh;
 mod drain;
 mod servers;
+mod tls;
 
 use std::collections::BTreeMap;
 use std::fmt::Display;
@@ -75,6 +77,7 @@ struct Security {
 impl Checker<'_> {
     fn config(&mut self, raw: &Raw) -> Config {
         let listen = self.listen(&raw.listen);
+        let tls = self.tls_towards_clients(&raw.tls, &raw.listen);
         let admin = self.admin(&raw.admin, &listen);
         let ws = self.ws(&raw.ws);
         let bosh = self.bosh(&raw.bosh);
@@ -107,6 +110,7 @@ impl Checker<'_> {
         let mut config = Config {
             default_domain: None,
             listen,
+            tls,
             admin,
             ws,
             bosh,
@@ -136,25 +140,23 @@ impl Checker<'_> {
     }
 
     fn listen(&mut self, raw: &raw::Listen) -> Listen {
-        let path = &["listen", "addresses"];
-        let mut addresses = Vec::new();
-        for (index, text) in raw.addresses.iter().enumerate() {
-            let Some(address) =
-                self.socket_address(&["listen", "addresses", &index.to_string()], text)
-            else {
-                continue;
-            };
-            if address.port() != 0 && addresses.contains(&address) {
-                self.problem(path, format!("{} is there twice", quoted(text)));
+        let addresses = self.addresses("addresses", &raw.addresses);
+        let tls_addresses = self.addresses("tls_addresses", &raw.tls_addresses);
+        for (index, address) in tls_addresses.iter().enumerate() {
+            if address.port() != 0 && addresses.contains(address) {
+                self.problem(
+                    &["listen", "tls_addresses", &index.to_string()],
+                    format!("{address} is in listen.addresses too"),
+                );
             }
-            addresses.push(address);
         }
-        if raw.addresses.is_empty() {
-            self.expected(path, "at least one address", "an empty list");
+        if raw.addresses.is_empty() && raw.tls_addresses.is_empty() {
+            self.expected(&["listen", "addresses"], "at least one address", "an empty list");
         }
         let workers = self.count(&["listen", "workers"], raw.workers, 0..=1024);
         Listen {
             addresses,
+            tls_addresses,
             workers: (workers != 0).then_some(workers),
             backlog: self.count32(&["listen", "backlog"], raw.backlog, 1..=65_535),
             max_connections: self.count(
@@ -164,7 +166,33 @@ impl Checker<'_> {
             ),
             keep_alive: self.duration(&["listen", "keep_alive"], raw.keep_alive),
             head_timeout: self.duration(&["listen", "head_timeout"], raw.head_timeout),
+            trusted_proxies: self.proxies(&["listen", "trusted_proxies"], &raw.trusted_proxies),
+            proxy_protocol: self.proxies(&["listen", "proxy_protocol"], &raw.proxy_protocol),
+            proxy_protocol_timeout: self
+                .duration(&["listen", "proxy_protocol_timeout"], raw.proxy_protocol_timeout),
+            handshake_timeout: self
+                .duration(&["listen", "handshake_timeout"], raw.handshake_timeout),
+            http2_streams: self.count32(
+                &["listen", "http2_streams"],
+                raw.http2_streams,
+                1..=10_000,
+            ),
         }
+    }
+
+    fn addresses(&mut self, key: &str, raw: &[String]) -> Vec<SocketAddr> {
+        let mut addresses = Vec::new();
+        for (index, text) in raw.iter().enumerate() {
+            let Some(address) = self.socket_address(&["listen", key, &index.to_string()], text)
+            else {
+                continue;
+            };
+            if address.port() != 0 && addresses.contains(&address) {
+                self.problem(&["listen", key], format!("{} is there twice", quoted(text)));
+            }
+            addresses.push(address);
+        }
+        addresses
     }
 
     fn admin(&mut self, raw: &raw::Admin, listen: &Listen) -> Admin {
@@ -304,13 +332,6 @@ impl Checker<'_> {
                 body_bytes,
             );
         }
-        let per_address =
-            self.count(&["limits", "sessions_per_address"], raw.sessions_per_address, 0..=MANY);
-        let unknown_sids = self.count32(
-            &["limits", "unknown_sids_per_minute"],
-            raw.unknown_sids_per_minute,
-            0..=MANY,
-        );
         Limits {
             element_bytes,
             server_element_bytes,
@@ -336,8 +357,25 @@ impl Checker<'_> {
                 .duration(&["limits", "unauthenticated_lifetime"], raw.unauthenticated_lifetime),
             stall_timeout: self.duration(&["limits", "stall_timeout"], raw.stall_timeout),
             sessions: self.count(&["limits", "sessions"], raw.sessions, 1..=MANY),
-            sessions_per_address: (per_address != 0).then_some(per_address),
-            unknown_sids_per_minute: (unknown_sids != 0).then_some(unknown_sids),
+            sessions_per_address: self
+                .bound("sessions_per_address", raw.sessions_per_address)
+                .map(|most| most as usize),
+            unauthenticated_per_address: self
+                .bound("unauthenticated_per_address", raw.unauthenticated_per_address)
+                .map(|most| most as usize),
+            new_sessions_per_minute: self
+                .bound("new_sessions_per_minute", raw.new_sessions_per_minute),
+            auth_failures_per_minute: self
+                .bound("auth_failures_per_minute", raw.auth_failures_per_minute),
+            requests_per_second: self.bound("requests_per_second", raw.requests_per_second),
+            connections_per_address: self
+                .bound("connections_per_address", raw.connections_per_address)
+                .map(|most| most as usize),
+            new_connections_per_second: self
+                .bound("new_connections_per_second", raw.new_connections_per_second),
+            unknown_sids_per_minute: self
+                .bound("unknown_sids_per_minute", raw.unknown_sids_per_minute),
+            exempt_peers: self.networks(&["limits", "exempt_peers"], &raw.exempt_peers),
         }
     }
 

@@ -368,17 +368,10 @@ impl Source for Layer {
 /// A value for the `config` crate. Only kinds that [`Raw`] knows get here.
 fn merged_value(item: &Item) -> Value {
     let kind = match item {
-        Item::Table(table) => ValueKind::Table(
-            table.iter().map(|(key, item)| (key.to_owned(), merged_value(item))).collect(),
-        ),
-        Item::Value(toml_edit::Value::InlineTable(table)) => ValueKind::Table(
-            table
-                .iter()
-                .map(|(key, value)| (key.to_owned(), merged_value(&Item::Value(value.clone()))))
-                .collect(),
-        ),
+        Item::Table(table) => merged_table(table),
+        Item::Value(toml_edit::Value::InlineTable(table)) => merged_table(table),
         Item::ArrayOfTables(tables) => ValueKind::Array(
-            tables.iter().map(|table| merged_value(&Item::Table(table.clone()))).collect(),
+            tables.iter().map(|table| Value::new(None, merged_table(table))).collect(),
         ),
         Item::Value(toml_edit::Value::String(text)) => ValueKind::String(text.value().clone()),
         Item::Value(toml_edit::Value::Integer(number)) => ValueKind::I64(*number.value()),
@@ -389,6 +382,10 @@ fn merged_value(item: &Item) -> Value {
         _ => ValueKind::Nil,
     };
     Value::new(None, kind)
+}
+
+fn merged_table(table: &dyn TableLike) -> ValueKind {
+    ValueKind::Table(table.iter().map(|(key, item)| (key.to_owned(), merged_value(item))).collect())
 }
 
 /// Whether [`Raw`] has such a key and the value is of its type; if not, what was expected.

@@ -10,6 +10,7 @@ use std::fmt;
 use std::path::Path;
 
 mod check;
+pub mod identity;
 mod layers;
 mod model;
 mod raw;

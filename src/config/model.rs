@@ -9,6 +9,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::proto::domain::Domain;
 
 /// The whole configuration, checked.
@@ -18,6 +20,8 @@ pub struct Config {
     pub default_domain: Option<Domain>,
     /// `[listen]`: the sockets for clients.
     pub listen: Listen,
+    /// `[tls]`: TLS towards clients.
+    pub tls: Tls,
     /// `[admin]`: metrics and health, on a socket of their own.
     pub admin: Admin,
     /// `[ws]`: the WebSocket transport.
@@ -60,8 +64,10 @@ impl Config {
 /// `[listen]`: where clients connect, and what a connection may do before it is a session.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listen {
-    /// At least one; port 0 lets the system choose.
+    /// Without TLS; at least one here or in `tls_addresses`. Port 0 lets the system choose.
     pub addresses: Vec<SocketAddr>,
+    /// With TLS; then there are `tls.certificates`.
+    pub tls_addresses: Vec<SocketAddr>,
     /// Worker threads; `None` is one per core.
     pub workers: Option<usize>,
     /// Connections the kernel holds that no worker has accepted yet.
@@ -72,6 +78,43 @@ pub struct Listen {
     pub keep_alive: Duration,
     /// SEC-18: the time a client has for a whole request head.
     pub head_timeout: Duration,
+    /// SEC-19: proxies whose `X-Forwarded-For`, `X-Forwarded-Proto` and `Forwarded` count.
+    pub trusted_proxies: Vec<IpNet>,
+    /// SEC-20: peers whose connections begin with a PROXY header.
+    pub proxy_protocol: Vec<IpNet>,
+    /// SEC-20: the time they have for it.
+    pub proxy_protocol_timeout: Duration,
+    /// SEC-18: the time a client has for its TLS handshake.
+    pub handshake_timeout: Duration,
+    /// Requests that are open at once on one HTTP/2 connection (RFC 9113 §5.1.2).
+    pub http2_streams: u32,
+}
+
+/// `[tls]`: TLS towards clients (SEC-24).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Tls {
+    /// Chosen by the name that the client asks for; the first one where it asks for none of them.
+    pub certificates: Vec<ServerIdentity>,
+    /// The oldest version of the protocol that is spoken.
+    pub min_version: TlsVersion,
+}
+
+/// `tls.min_version`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsVersion {
+    /// RFC 5246, as RFC 9325 would have it.
+    V1_2,
+    /// RFC 8446.
+    V1_3,
+}
+
+/// One of `tls.certificates`: PEM files that fitted together when they were checked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerIdentity {
+    /// The chain, the server's own certificate first.
+    pub certificate: PathBuf,
+    /// The private key.
+    pub key: PathBuf,
 }
 
 /// `[admin]`: metrics, health and readiness.
@@ -222,11 +265,26 @@ pub struct Limits {
     pub stall_timeout: Duration,
     /// Sessions in all.
     pub sessions: usize,
-    /// Sessions from one client address; `None` is no limit.
+    /// SEC-16: sessions of one client address (an IPv4 address, a /64 of IPv6). `None` is no limit,
+    /// as for all that follow.
     pub sessions_per_address: Option<usize>,
-    /// BOSH-91: BOSH requests for unknown sessions in a minute from one client address; `None` is
-    /// no limit.
+    /// SEC-16: those of them that have not authenticated yet.
+    pub unauthenticated_per_address: Option<usize>,
+    /// SEC-16: sessions that one address may begin in a minute.
+    pub new_sessions_per_minute: Option<u32>,
+    /// SEC-16: logins of one address that servers may refuse in a minute, before it gets no further
+    /// session for a while.
+    pub auth_failures_per_minute: Option<u32>,
+    /// SEC-16: BOSH requests and WebSocket upgrades of one address in a second.
+    pub requests_per_second: Option<u32>,
+    /// HTTP connections of one address, those that have become a WebSocket not among them.
+    pub connections_per_address: Option<usize>,
+    /// Connections that one address may begin in a second.
+    pub new_connections_per_second: Option<u32>,
+    /// BOSH-91: BOSH requests for unknown sessions of one address in a minute.
     pub unknown_sids_per_minute: Option<u32>,
+    /// Peers that the limits per address do not hold for, unless a proxy has named the client.
+    pub exempt_peers: Vec<IpNet>,
 }
 
 /// `[upstream]`: what holds for connections to every server.

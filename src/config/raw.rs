@@ -19,6 +19,7 @@ use super::units::{Count, Size, Span};
 pub(super) struct Raw {
     pub(super) default_domain: Option<String>,
     pub(super) listen: Listen,
+    pub(super) tls: Tls,
     pub(super) admin: Admin,
     pub(super) ws: Ws,
     pub(super) bosh: Bosh,
@@ -34,24 +35,61 @@ pub(super) struct Raw {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Listen {
     pub(super) addresses: Vec<String>,
+    pub(super) tls_addresses: Vec<String>,
     pub(super) workers: Count,
     pub(super) backlog: Count,
     pub(super) max_connections: Count,
     pub(super) keep_alive: Span,
     pub(super) head_timeout: Span,
+    pub(super) trusted_proxies: Vec<String>,
+    pub(super) proxy_protocol: Vec<String>,
+    pub(super) proxy_protocol_timeout: Span,
+    pub(super) handshake_timeout: Span,
+    pub(super) http2_streams: Count,
 }
 
 impl Default for Listen {
     fn default() -> Self {
         Self {
             addresses: list(&["127.0.0.1:5280"]),
+            tls_addresses: Vec::new(),
             workers: Count(0),
             backlog: Count(1024),
             max_connections: Count(25_000),
             keep_alive: seconds(75),
             head_timeout: seconds(10),
+            trusted_proxies: Vec::new(),
+            proxy_protocol: Vec::new(),
+            proxy_protocol_timeout: seconds(3),
+            handshake_timeout: seconds(10),
+            http2_streams: Count(100),
         }
     }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Tls {
+    pub(super) certificates: Vec<Certificate>,
+    pub(super) min_version: String,
+}
+
+impl Default for Tls {
+    fn default() -> Self {
+        Self { certificates: Vec::new(), min_version: "1.2".to_owned() }
+    }
+}
+
+/// One element of `tls.certificates`. Both are needed; that one is missing is told by `check.rs`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    default,
+    expecting = "a table such as { certificate = \"fullchain.pem\", key = \"privkey.pem\" }"
+)]
+pub(super) struct Certificate {
+    pub(super) certificate: String,
+    pub(super) key: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -167,7 +205,14 @@ pub(super) struct Limits {
     pub(super) stall_timeout: Span,
     pub(super) sessions: Count,
     pub(super) sessions_per_address: Count,
+    pub(super) unauthenticated_per_address: Count,
+    pub(super) new_sessions_per_minute: Count,
+    pub(super) auth_failures_per_minute: Count,
+    pub(super) requests_per_second: Count,
+    pub(super) connections_per_address: Count,
+    pub(super) new_connections_per_second: Count,
     pub(super) unknown_sids_per_minute: Count,
+    pub(super) exempt_peers: Vec<String>,
 }
 
 impl Default for Limits {
@@ -188,8 +233,25 @@ impl Default for Limits {
             unauthenticated_lifetime: seconds(60),
             stall_timeout: seconds(30),
             sessions: Count(20_000),
-            sessions_per_address: Count(0),
-            unknown_sids_per_minute: Count(0),
+            sessions_per_address: Count(100),
+            unauthenticated_per_address: Count(20),
+            new_sessions_per_minute: Count(30),
+            auth_failures_per_minute: Count(30),
+            requests_per_second: Count(100),
+            connections_per_address: Count(500),
+            new_connections_per_second: Count(100),
+            unknown_sids_per_minute: Count(200),
+            exempt_peers: list(&[
+                "127.0.0.0/8",
+                "10.0.0.0/8",
+                "172.16.0.0/12",
+                "192.168.0.0/16",
+                "100.64.0.0/10",
+                "169.254.0.0/16",
+                "::1/128",
+                "fc00::/7",
+                "fe80::/10",
+            ]),
         }
     }
 }

@@ -16,7 +16,6 @@ mod intake;
 mod strangers;
 
 use std::future::Future;
-use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -24,6 +23,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use actix_http::ConnectionType;
+use actix_web::body::MessageBody;
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode, Version};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
@@ -34,9 +34,11 @@ use tracing::{debug, warn};
 use self::intake::{Coding, Failure};
 pub use self::strangers::Strangers;
 use super::Live;
+use super::caller::{Caller, Trust};
 use super::connection::Held;
+use super::door;
 use super::guard::Watch;
-use crate::metrics::{OpenGuard, Refusal};
+use crate::metrics::{Limit, OpenGuard, Refusal};
 use crate::proto::bosh::body::{self, Body, Unreadable};
 use crate::proto::bosh::{Content, Reply, response};
 use crate::proto::fault::Fault;
@@ -44,8 +46,7 @@ use crate::proto::handshake::Origins;
 use crate::session::bosh::create;
 use crate::session::registry::{Exchange, Refused};
 use crate::session::timer::clock;
-use crate::session::worker::{self, Worker};
-use crate::upstream;
+use crate::session::worker::{self, NoPlace, Worker};
 
 /// What the face of BOSH needs of the configuration.
 #[derive(Debug)]
@@ -62,6 +63,8 @@ pub struct Settings {
     pub legacy_unknown: bool,
     /// Who asks for sessions that are not there (BOSH-91).
     pub strangers: Option<Strangers>,
+    /// Whom to believe who the client is.
+    pub trust: Arc<Trust>,
 }
 
 /// The face, for one request.
@@ -86,9 +89,7 @@ const PAGE: &str =
 
 /// What has to be known of a request once its head is gone.
 struct Client {
-    peer: Option<SocketAddr>,
-    /// The same and more, for the server.
-    who: upstream::Client,
+    caller: Caller,
     origin: Option<String>,
     takes_gzip: bool,
     /// It is told to close the connection and look for another process.
@@ -133,11 +134,7 @@ impl Face {
         let headers = request.headers();
         let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let client = Client {
-            peer: request.peer_addr(),
-            who: upstream::Client {
-                address: request.peer_addr(),
-                ..request.conn_data().copied().unwrap_or_default()
-            },
+            caller: Caller::of(&door::arrival(&request), headers, &settings.trust),
             origin: match settings.origins {
                 Origins::Any => None,
                 Origins::Listed(_) => text(header::ORIGIN).map(str::to_owned),
@@ -158,6 +155,13 @@ impl Face {
             }
         }
 
+        // Only these cost more to answer than to refuse.
+        let addresses = self.worker.shared.sessions.addresses();
+        if let Err(limit) = addresses.request(client.caller.limited, clock()) {
+            self.worker.shared.metrics.limits.hit(limit);
+            self.count(&client, Refusal::Rate);
+            return close(self.later(&client), LATER, payload);
+        }
         let open = self.worker.shared.metrics.bosh.opened();
         let limit = self.live.bosh.body_bytes;
         let mut watch = None;
@@ -190,15 +194,16 @@ impl Face {
             }
             Err(failure) => return self.unread(&client, failure, payload),
         };
-        match self.bring(request, client.who) {
+        match self.bring(request, &client.caller) {
             Ok(answer) => {
                 Held::new(Waiting { face: self, client, answer, _open: open }, watch).await
             }
-            Err((why, reply)) => {
+            Err((why, instead)) => {
                 self.count(&client, why);
-                match reply {
-                    Some(reply) => self.reply(&client, reply),
-                    None => self.later(&client).body(LATER),
+                match instead {
+                    Instead::Reply(reply) => self.reply(&client, reply),
+                    Instead::Later => self.later(&client).body(LATER),
+                    Instead::Nothing => nothing(),
                 }
             }
         }
@@ -215,64 +220,66 @@ impl Face {
         }
     }
 
-    /// Brings a request to its session, or makes that. The error is its answer; without one it is
-    /// a 503.
+    /// Brings a request to its session, or makes that. The error is what it gets instead.
     fn bring(
         &self,
         request: Result<Body, Unreadable>,
-        who: upstream::Client,
-    ) -> Result<oneshot::Receiver<Reply>, (Refusal, Option<Reply>)> {
+        caller: &Caller,
+    ) -> Result<oneshot::Receiver<Reply>, (Refusal, Instead)> {
         let shared = &self.worker.shared;
-        let peer = who.address;
         let sid = match &request {
             Ok(body) => body.sid,
             Err(unreadable) => unreadable.sid,
         };
         if let Some(sid) = sid {
             let (reply, answer) = oneshot::channel();
-            return match shared.registry.send(&sid, Exchange { request, reply }) {
+            return match shared.registry.send(&sid, caller.secure, Exchange { request, reply }) {
                 Ok(()) => Ok(answer),
-                Err(Refused::Unknown) => Err(self.stranger(peer.map(|peer| peer.ip()))),
-                Err(Refused::Full) => Err((Refusal::Busy, None)),
+                Err(Refused::Unknown) => Err(self.stranger(caller)),
+                // An answer would tell whoever listens on the way that the sid is one.
+                Err(Refused::Insecure) => Err((Refusal::Insecure, Instead::Nothing)),
+                Err(Refused::Full) => Err((Refusal::Busy, Instead::Later)),
             };
         }
         let body = match request {
-            Ok(body) if body.has_foreign_sid() => {
-                return Err(self.stranger(peer.map(|peer| peer.ip())));
-            }
+            Ok(body) if body.has_foreign_sid() => return Err(self.stranger(caller)),
             Ok(body) => body,
             Err(_) => {
-                return Err((Refusal::Unreadable, Some(self.unknown(Fault::BadBody))));
+                let reply = self.unknown(Fault::BadBody);
+                return Err((Refusal::Unreadable, Instead::Reply(reply)));
             }
         };
-        let Some(permit) = shared.sessions.admit(peer.map(|peer| peer.ip())) else {
-            if shared.sessions.is_draining() {
+        let now = clock();
+        let permit = shared.sessions.admit(caller.limited, now).map_err(|why| {
+            let NoPlace::Limit(limit) = why else {
                 // BOSH-74: the client has to find another place, not to wait for this one.
-                return Err((Refusal::Drain, Some(refusal(Fault::Drain))));
+                return (Refusal::Drain, Instead::Reply(refusal(Fault::Drain)));
+            };
+            shared.metrics.limits.hit(limit);
+            if let Some(held_back) = self.worker.overload_warnings.admit(now) {
+                let (sessions, why) = (shared.sessions.open(), limit.key());
+                warn!(sessions, why, held_back, "creation_refused: no place for another session");
             }
-            if let Some(held_back) = self.worker.overload_warnings.admit(clock()) {
-                let sessions = shared.sessions.open();
-                warn!(sessions, held_back, "creation_refused: no place for another session");
-            }
-            return Err((Refusal::Overload, None));
-        };
-        create(&self.worker, &self.live, body, permit, who)
-            .map_err(|reply| (Refusal::Creation, Some(reply)))
+            (Refusal::Overload, Instead::Later)
+        })?;
+        create(&self.worker, &self.live, body, permit, caller.client())
+            .map_err(|reply| (Refusal::Creation, Instead::Reply(reply)))
     }
 
     /// BOSH-70, BOSH-91: the answer to a request for a session that is not there.
     ///
     /// Too many of them are told so only when they are known to be such: to refuse an address
     /// unread would cut off the sessions of everybody behind it.
-    fn stranger(&self, address: Option<IpAddr>) -> (Refusal, Option<Reply>) {
-        let too_many = match (&self.settings.strangers, address) {
+    fn stranger(&self, caller: &Caller) -> (Refusal, Instead) {
+        let too_many = match (&self.settings.strangers, caller.limited) {
             (Some(strangers), Some(address)) => !strangers.admit(address, clock()),
             _ => false,
         };
         if too_many {
-            (Refusal::Stranger, None)
+            self.worker.shared.metrics.limits.hit(Limit::UnknownSidsPerMinute);
+            (Refusal::Stranger, Instead::Later)
         } else {
-            (Refusal::UnknownSid, Some(self.unknown(Fault::UnknownSid)))
+            (Refusal::UnknownSid, Instead::Reply(self.unknown(Fault::UnknownSid)))
         }
     }
 
@@ -284,7 +291,7 @@ impl Face {
     /// The answer to a request whose body was not read to its end. The session it belongs to, if
     /// any, does not learn of it (BOSH-06).
     fn unread(&self, client: &Client, failure: Failure, payload: web::Payload) -> HttpResponse {
-        let (why, mut response, text) = match failure {
+        let (why, response, text) = match failure {
             Failure::TooBig => (
                 Refusal::TooBig,
                 self.response(client, StatusCode::PAYLOAD_TOO_LARGE, TEXT),
@@ -306,12 +313,7 @@ impl Face {
             ),
         };
         self.count(client, why);
-        // What is left of the body is not read, so that no other request can follow.
-        let body = intake::Unread::new(text, payload);
-        response.force_close().message_body(body).map_or_else(
-            |_| HttpResponse::InternalServerError().finish(),
-            HttpResponse::map_into_boxed_body,
-        )
+        close(response, text, payload)
     }
 
     /// The answer of a session, or one in its style.
@@ -394,12 +396,45 @@ impl Face {
 
     fn count(&self, client: &Client, why: Refusal) {
         self.worker.shared.metrics.bosh.refused(why);
-        debug!(peer = client.peer.map(tracing::field::display), why = why.label(), "bosh_refused");
+        let peer = client.caller.address.map(tracing::field::display);
+        debug!(peer, why = why.label(), "bosh_refused");
     }
 }
 
 const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
 const LATER: &str = "There is no room now: please try again later.\n";
+
+/// What a request gets that no session has got.
+enum Instead {
+    Reply(Reply),
+    /// A 503.
+    Later,
+    /// The end of its connection.
+    Nothing,
+}
+
+/// An answer to a request whose body is not read to its end, so that no other request can follow.
+fn close(
+    mut response: HttpResponseBuilder,
+    text: &'static str,
+    payload: web::Payload,
+) -> HttpResponse {
+    boxed(response.force_close().message_body(intake::Unread::new(text, payload)))
+}
+
+/// BOSH-89: no answer; the connection is closed.
+fn nothing() -> HttpResponse {
+    boxed(HttpResponse::Ok().message_body(intake::Cut))
+}
+
+fn boxed<B: MessageBody + 'static>(
+    response: Result<HttpResponse<B>, actix_web::Error>,
+) -> HttpResponse {
+    response.map_or_else(
+        |_| HttpResponse::InternalServerError().finish(),
+        HttpResponse::map_into_boxed_body,
+    )
+}
 
 /// The end of what is no session, or of one that has failed (BOSH-70).
 fn refusal(fault: Fault) -> Reply {

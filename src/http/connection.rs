@@ -28,6 +28,7 @@ use bytes::Bytes;
 use tokio::io::AsyncWriteExt as _;
 use tokio::time::timeout;
 
+use super::door::Entered;
 use super::guard::{self, BEHIND_A_HELD_ONE, Guarded, Watch};
 use crate::io::Io;
 use crate::metrics::{Connection, HttpMetrics};
@@ -98,13 +99,13 @@ impl<F: Future<Output = HttpResponse> + Unpin + 'static> Drop for Held<F> {
     }
 }
 
-/// Serves a connection over HTTP/1.1 until its end.
+/// Serves a connection over HTTP/1.1 until its end; it came in as `entered` says.
 ///
 /// # Errors
 /// What the dispatcher says of the connection; it is over.
 pub async fn serve<S>(
     mut io: Io,
-    peer: Option<SocketAddr>,
+    entered: Rc<Entered>,
     http: Rc<S>,
     limits: Limits,
     metrics: &HttpMetrics,
@@ -124,10 +125,11 @@ where
         }
         state.enter(Connection::Active);
         patience = limits.keep_alive;
-        let guarded = Guarded::new(io, std::mem::take(&mut early), limits.guard);
+        let first = std::mem::take(&mut early);
+        let guarded = Guarded::new(io, first, limits.guard, Rc::clone(&entered));
         let watch = guarded.watch();
         // Boxed, so that nothing of it is left while the connection rests.
-        Box::pin(http.call((guarded, Protocol::Http1, peer))).await?;
+        Box::pin(http.call((guarded, Protocol::Http1, entered.arrival.client))).await?;
         let left = watch.take_left();
         let Some(socket) = left.socket else { return Ok(()) };
         io = socket;

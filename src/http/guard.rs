@@ -33,9 +33,9 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 use super::connection::Answering;
+use super::door::Entered;
 use crate::io::Io;
 use crate::session::timer::clock;
-use crate::upstream::Client;
 
 /// Bytes that may be sent behind a request that is held.
 pub(super) const BEHIND_A_HELD_ONE: usize = 64 * 1024;
@@ -190,6 +190,7 @@ pub struct Guarded {
     early: Bytes,
     limits: Limits,
     watch: Rc<Watch>,
+    entered: Rc<Entered>,
     /// Since when the socket takes nothing.
     blocked: Option<Instant>,
     /// Something was written and may not have been all.
@@ -200,14 +201,15 @@ pub struct Guarded {
 }
 
 impl Guarded {
-    /// A socket under these limits; `early` was read from it already.
+    /// A socket under these limits, which came in as it says; `early` was read from it already.
     #[must_use]
-    pub fn new(io: Io, early: Bytes, limits: Limits) -> Self {
+    pub fn new(io: Io, early: Bytes, limits: Limits, entered: Rc<Entered>) -> Self {
         Self {
             io: Some(io),
             early,
             limits,
             watch: Rc::default(),
+            entered,
             blocked: None,
             wrote: false,
             in_vain: 0,
@@ -221,13 +223,10 @@ impl Guarded {
         Rc::clone(&self.watch)
     }
 
-    /// What is known of whoever makes sessions over this socket, but for the address, which a
-    /// proxy may know better.
+    /// How it came in.
     #[must_use]
-    pub fn client(&self) -> Client {
-        let local = self.io.as_ref().and_then(Io::local_addr);
-        let secure = self.io.as_ref().is_some_and(Io::is_secure);
-        Client { local, secure, ..Client::default() }
+    pub fn entered(&self) -> Rc<Entered> {
+        Rc::clone(&self.entered)
     }
 
     /// The socket itself, for one who watches it better, and what was read of it and not given

@@ -3,11 +3,19 @@
 //! A listener that carries WebSocket sessions has actix's upgrade hook set, and then *every*
 //! upgrade on it, on any path, goes to the hook and the `App` never sees it (see [`ws`]). So both
 //! answer from the same [`Routes`].
+//!
+//! A connection comes in through the [`door`], which knows load balancers and limits connections;
+//! who has sent a request, through whatever proxies, is found out by [`caller`].
 
 pub mod admin;
 pub mod bosh;
+pub mod caller;
 pub mod connection;
+pub mod door;
 pub mod guard;
+pub mod h2;
+pub mod proxy_protocol;
+pub mod tls;
 pub mod ws;
 
 use std::rc::Rc;
@@ -30,6 +38,10 @@ pub struct Live {
     pub routes: Routes,
     /// BOSH towards browsers.
     pub face: Arc<bosh::Settings>,
+    /// Whom to believe who the client is.
+    pub trust: Arc<caller::Trust>,
+    /// What a connection goes through at first.
+    pub door: Arc<door::Settings>,
     /// What a connection may cost.
     pub connection: connection::Limits,
     /// What sessions are made with.

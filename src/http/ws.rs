@@ -7,7 +7,6 @@
 //! bytes of a session mean (`proto::ws`), and the loop that moves them (`session::run`).
 
 use std::io;
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +16,8 @@ use actix_http::{HttpMessage as _, Request, h1};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tracing::{debug, info_span, warn};
 
+use super::caller::{Arrival, Caller};
+use super::door::Entered;
 use super::guard::Guarded;
 use super::{Current, Judged, version};
 use crate::io::Io;
@@ -24,7 +25,7 @@ use crate::metrics::Upgrade;
 use crate::proto::handshake::{self, Verdict};
 use crate::session::run::Run;
 use crate::session::timer::clock;
-use crate::session::worker::{self, Worker};
+use crate::session::worker::{self, NoPlace, Worker};
 use crate::upstream;
 
 /// How long a refused client may take to read the refusal.
@@ -51,9 +52,17 @@ impl Hook {
         request: Request,
         framed: Framed<Guarded, h1::Codec>,
     ) -> Result<(), actix_http::Error> {
-        let peer = request.peer_addr();
-        let head_only = request.method() == actix_http::Method::HEAD;
         let live = self.current.load();
+        let caller = {
+            let arrival = request.conn_data::<Rc<Entered>>().map(|entered| entered.arrival);
+            Caller::of(
+                &arrival.unwrap_or_else(|| Arrival::plain(request.peer_addr())),
+                request.headers(),
+                &live.trust,
+            )
+        };
+        let peer = caller.address;
+        let head_only = request.method() == actix_http::Method::HEAD;
         let judged = {
             let headers =
                 request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
@@ -79,25 +88,35 @@ impl Hook {
         let refusal = match judged {
             Judged::WebSocket(Verdict::Accept { accept_key, protocol }) => {
                 let sessions = &self.worker.shared.sessions;
-                let address = peer.map(|peer| peer.ip());
-                let permit = if live.sessions.settings.see_other_uri.is_some() {
-                    sessions.admit_to_redirect(address)
-                } else {
-                    sessions.admit(address)
+                let now = clock();
+                let admit = |()| {
+                    if live.sessions.settings.see_other_uri.is_some() {
+                        sessions.admit_to_redirect(caller.limited, now)
+                    } else {
+                        sessions.admit(caller.limited, now)
+                    }
                 };
-                if let Some(permit) = permit {
-                    metrics.upgrade(Upgrade::Accepted);
-                    answer.extend(handshake::switching_protocols(&accept_key, protocol));
-                    let live = Arc::clone(&live.sessions);
-                    return self.start(socket, &answer, early, live, permit, peer).await;
-                }
-                if sessions.is_draining() {
-                    metrics.upgrade(Upgrade::Drain);
-                } else {
-                    metrics.upgrade(Upgrade::Overload);
-                    if let Some(held_back) = self.worker.overload_warnings.admit(clock()) {
-                        let sessions = sessions.open();
-                        warn!(sessions, held_back, "upgrade_refused: no place for another session");
+                let allowed = sessions.addresses().request(caller.limited, now);
+                match allowed.map_err(NoPlace::Limit).and_then(admit) {
+                    Ok(permit) => {
+                        metrics.upgrade(Upgrade::Accepted);
+                        answer.extend(handshake::switching_protocols(&accept_key, protocol));
+                        let live = Arc::clone(&live.sessions);
+                        return self
+                            .start(socket, &answer, early, live, permit, caller.client())
+                            .await;
+                    }
+                    Err(NoPlace::Draining) => metrics.upgrade(Upgrade::Drain),
+                    Err(NoPlace::Limit(limit)) => {
+                        metrics.limits.hit(limit);
+                        metrics.upgrade(Upgrade::Overload);
+                        if let Some(held_back) = self.worker.overload_warnings.admit(now) {
+                            let (sessions, why) = (sessions.open(), limit.key());
+                            warn!(
+                                sessions,
+                                why, held_back, "upgrade_refused: no place for another session"
+                            );
+                        }
                     }
                 }
                 let id = self.worker.next_id();
@@ -137,24 +156,19 @@ impl Hook {
         early: Vec<u8>,
         live: Arc<worker::Live>,
         permit: worker::Permit,
-        peer: Option<SocketAddr>,
+        who: upstream::Client,
     ) -> Result<(), actix_http::Error> {
         // Ninety-odd bytes into an empty socket buffer: this does not wait.
         if tokio::time::timeout(REFUSAL_PATIENCE, tell(&mut socket, answer)).await.is_err() {
             return Ok(());
         }
         let id = self.worker.next_id();
-        let who = upstream::Client {
-            address: peer,
-            local: socket.local_addr(),
-            secure: socket.is_secure(),
-            id,
-        };
+        let who = upstream::Client { id, ..who };
         let span = info_span!(
             parent: None,
             "session",
             id = format_args!("{id:012x}"),
-            peer = peer.map(tracing::field::display),
+            peer = who.address.map(tracing::field::display),
             transport = tracing::field::Empty,
             domain = tracing::field::Empty,
         );

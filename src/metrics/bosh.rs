@@ -23,6 +23,10 @@ pub enum Refusal {
     UnknownSid,
     /// The same, too often from one address.
     Stranger,
+    /// Without TLS, for a session that was created over it (BOSH-89).
+    Insecure,
+    /// More requests from one address than `limits.requests_per_second`.
+    Rate,
     /// The session has not taken the requests before it.
     Busy,
     /// A limit on sessions was reached.
@@ -36,7 +40,7 @@ pub enum Refusal {
 }
 
 impl Refusal {
-    const ALL: [Self; 12] = [
+    const ALL: [Self; 14] = [
         Self::TooBig,
         Self::Coded,
         Self::Slow,
@@ -44,6 +48,8 @@ impl Refusal {
         Self::Unreadable,
         Self::UnknownSid,
         Self::Stranger,
+        Self::Insecure,
+        Self::Rate,
         Self::Busy,
         Self::Overload,
         Self::Drain,
@@ -62,6 +68,8 @@ impl Refusal {
             Self::Unreadable => "unreadable",
             Self::UnknownSid => "unknown_sid",
             Self::Stranger => "stranger",
+            Self::Insecure => "insecure",
+            Self::Rate => "rate",
             Self::Busy => "busy",
             Self::Overload => "overload",
             Self::Drain => "drain",

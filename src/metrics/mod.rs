@@ -7,6 +7,8 @@
 
 mod bosh;
 mod http;
+mod limits;
+mod tls;
 mod upstream;
 
 use std::sync::Arc;
@@ -18,6 +20,8 @@ use prometheus::{
 
 pub use bosh::{BoshMetrics, OpenGuard, Refusal};
 pub use http::{Connection, ConnectionGuard, HttpMetrics};
+pub use limits::{Limit, LimitMetrics, ProxyHeader};
+pub use tls::{Handshake, TlsMetrics};
 pub use upstream::{Servers, Up};
 
 use crate::proto::fault::Fault;
@@ -150,6 +154,10 @@ pub struct Metrics {
     pub bosh: BoshMetrics,
     /// What HTTP connections do.
     pub http: HttpMetrics,
+    /// What is counted when a limit is reached, and at the door.
+    pub limits: LimitMetrics,
+    /// TLS towards clients.
+    pub tls: TlsMetrics,
     transports: [TransportMetrics; 3],
     upgrades: [IntCounter; 6],
     upstream_connects: IntCounterVec,
@@ -298,11 +306,15 @@ impl Metrics {
             }
         });
         let bosh = BoshMetrics::register(&registry)?;
+        let tls = TlsMetrics::register(&registry)?;
         let servers = Servers::register(&registry)?;
         let http = HttpMetrics::register(&registry)?;
+        let limits = LimitMetrics::register(&registry)?;
         Ok(Arc::new(Self {
             bosh,
+            tls,
             http,
+            limits,
             transports,
             upgrades: Upgrade::ALL.map(|outcome| upgrades.with_label_values(&[outcome.label()])),
             upstream_connects,

@@ -9,6 +9,7 @@ pub mod bosh;
 pub mod c2s;
 pub mod domain;
 pub mod fault;
+pub mod forwarded;
 pub mod frame;
 pub mod handshake;
 pub mod item;

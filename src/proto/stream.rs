@@ -86,6 +86,8 @@ pub struct Tally {
     pub dropped: u32,
     /// Blank messages dropped (WS-12).
     pub blank: u32,
+    /// Logins that the server refused (SEC-16).
+    pub failures: u32,
     /// Failed logins with a `-PLUS` mechanism (UP-27).
     pub binding_plus: u32,
     /// Failed logins whose GS2 header begins `p` or `y` (UP-27).
@@ -213,11 +215,14 @@ impl Phase {
                 self.authenticated = true;
                 self.restart_due = true;
             }
-            (Kind::Sasl | Kind::Sasl2, "failure") => match self.binding.take() {
-                Some(Binding::Plus) => tally.binding_plus += 1,
-                Some(Binding::Gs2) => tally.binding_gs2 += 1,
-                None => {}
-            },
+            (Kind::Sasl | Kind::Sasl2, "failure") => {
+                tally.failures += 1;
+                match self.binding.take() {
+                    Some(Binding::Plus) => tally.binding_plus += 1,
+                    Some(Binding::Gs2) => tally.binding_gs2 += 1,
+                    None => {}
+                }
+            }
             (Kind::Sasl2, "success") => {
                 self.authenticated = true;
                 if let Ok(success) = element.to_dom() {

@@ -37,8 +37,9 @@ use crate::upstream::{Client, Established, OpenRequest};
 /// The request that creates a session.
 const FIRST: RequestId = RequestId(0);
 
-/// Makes the session that `body` asks for on behalf of `client` (its `id` is given here) and starts its task on this worker. The receiver gets
-/// the creation response.
+/// Makes the session that `body` asks for on behalf of `client` (its `id` is given here) and starts
+/// its task on this worker. The receiver gets the creation response. If the client's connection is
+/// TLS, those of all its further requests have to be (BOSH-89).
 ///
 /// # Errors
 /// The answer to a request that makes no session; nothing is left of it.
@@ -66,7 +67,8 @@ pub fn create(
         },
     )?;
     // A sid of 160 random bits that is taken is none: the system's randomness is broken.
-    let (place, mailbox) = shared.registry.insert(sid).ok_or_else(|| refusal(Fault::Bug))?;
+    let (place, mailbox) =
+        shared.registry.insert(sid, client.secure).ok_or_else(|| refusal(Fault::Bug))?;
     let at = (Rc::clone(worker), Arc::clone(live));
     let (run, answer) = Run::new(at, machine, (place, mailbox), permit, client, now);
     actix_rt::spawn(run);
@@ -79,6 +81,7 @@ trait Driven: Machine<Out = Out> + Unpin {
     fn take_request(&mut self) -> Option<Box<OpenRequest>>;
     fn deadline(&self) -> Option<Instant>;
     fn ended(&self) -> Option<Fault>;
+    fn is_authenticated(&self) -> bool;
     fn is_zombie(&self) -> bool;
     fn is_over(&self) -> bool;
 }
@@ -281,7 +284,7 @@ impl<M: Driven> Run<M> {
 
     /// When this session ends for the sake of the drain, if it has begun and that is still to come.
     fn turn_to_end(&self) -> Option<Instant> {
-        let drain = self.worker.shared.sessions.draining().filter(|_| !self.drained)?;
+        let drain = self.worker.draining().filter(|_| !self.drained)?;
         Some(drain.turn(self.id))
     }
 
@@ -300,6 +303,9 @@ impl<M: Driven> Run<M> {
     fn count(&self, out: &mut Out) {
         let (tally, counts) = (std::mem::take(&mut out.tally), std::mem::take(&mut out.counts));
         self.worker.shared.count(Some(Transport::Bosh), &tally);
+        if tally.failures > 0 {
+            self.permit.iter().for_each(|permit| permit.failed(tally.failures, clock()));
+        }
         self.worker.shared.metrics.bosh.count(&counts);
     }
 
@@ -372,6 +378,10 @@ impl Driven for Session {
         Self::ended(self)
     }
 
+    fn is_authenticated(&self) -> bool {
+        Self::is_authenticated(self)
+    }
+
     fn is_zombie(&self) -> bool {
         Self::is_zombie(self)
     }
@@ -413,6 +423,9 @@ impl<M: Driven> Future for Run<M> {
         this.count(&mut buffers.bosh);
         buffers.trim();
         drop(buffers);
+        if this.machine.is_authenticated() {
+            this.permit.iter_mut().for_each(Permit::authenticated);
+        }
         if this.machine.is_over() || this.machine.is_zombie() && !this.rest(now) {
             debug_assert!(this.open.is_empty(), "a session has ended without all its answers");
             return Poll::Ready(());

@@ -6,7 +6,7 @@
 //! finds it full is told so.
 
 use std::collections::HashMap;
-use std::collections::hash_map::Entry;
+use std::collections::hash_map::Entry as Place;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -39,6 +39,8 @@ pub struct Exchange {
 pub enum Refused {
     /// No session has this sid, or none any more (BOSH-66).
     Unknown,
+    /// It was created over TLS, and the request came without (BOSH-89).
+    Insecure,
     /// Its mailbox is full.
     Full,
 }
@@ -46,7 +48,15 @@ pub enum Refused {
 /// The receiving end. Boxed: tokio allots room for 32 messages at a time.
 pub(crate) type Mailbox = mpsc::Receiver<Box<Exchange>>;
 
-type Shard = HashMap<Sid, mpsc::Sender<Box<Exchange>>>;
+/// A session, as far as requests have to know it.
+#[derive(Clone, Debug)]
+struct Entry {
+    mailbox: mpsc::Sender<Box<Exchange>>,
+    /// BOSH-89: it was created over TLS.
+    secure: bool,
+}
+
+type Shard = HashMap<Sid, Entry>;
 
 /// The BOSH sessions of a process, by sid.
 pub struct Registry {
@@ -84,13 +94,16 @@ impl Registry {
         Ok(Sid::new(self.owner, secret))
     }
 
-    /// Hands a request to the session that is called `sid`.
+    /// Hands a request to the session that is called `sid`; `secure` is whether it came over TLS.
     ///
     /// # Errors
     /// [`Refused`]; the exchange is dropped, and so its sender's receiver learns nothing more.
-    pub fn send(&self, sid: &Sid, exchange: Exchange) -> Result<(), Refused> {
-        let mailbox = self.find(sid).ok_or(Refused::Unknown)?;
-        mailbox.try_send(Box::new(exchange)).map_err(|error| match error {
+    pub fn send(&self, sid: &Sid, secure: bool, exchange: Exchange) -> Result<(), Refused> {
+        let entry = self.find(sid).ok_or(Refused::Unknown)?;
+        if entry.secure && !secure {
+            return Err(Refused::Insecure);
+        }
+        entry.mailbox.try_send(Box::new(exchange)).map_err(|error| match error {
             TrySendError::Full(_) => Refused::Full,
             TrySendError::Closed(_) => Refused::Unknown,
         })
@@ -108,21 +121,25 @@ impl Registry {
         self.len() == 0
     }
 
-    /// Makes a session known, as long as the guard lives. `None` for a sid that is taken or was
-    /// not drawn here.
-    pub(crate) fn insert(self: &Arc<Self>, sid: Sid) -> Option<(Registered, Mailbox)> {
+    /// Makes a session known, as long as the guard lives; one that is `secure` takes requests over
+    /// TLS only (BOSH-89). `None` for a sid that is taken or was not drawn here.
+    pub(crate) fn insert(
+        self: &Arc<Self>,
+        sid: Sid,
+        secure: bool,
+    ) -> Option<(Registered, Mailbox)> {
         let (sender, mailbox) = mpsc::channel(MAILBOX);
         if sid.owner() != self.owner {
             return None;
         }
         match lock(self.shard(&sid)).entry(sid) {
-            Entry::Occupied(_) => return None,
-            Entry::Vacant(place) => place.insert(sender),
+            Place::Occupied(_) => return None,
+            Place::Vacant(place) => place.insert(Entry { mailbox: sender, secure }),
         };
         Some((Registered { registry: Arc::clone(self), sid, is_zombie: false }, mailbox))
     }
 
-    fn find(&self, sid: &Sid) -> Option<mpsc::Sender<Box<Exchange>>> {
+    fn find(&self, sid: &Sid) -> Option<Entry> {
         if sid.owner() != self.owner {
             return None;
         }
@@ -207,20 +224,34 @@ mod tests {
     fn a_session_is_known_as_long_as_its_guard_lives() {
         let registry = Arc::new(Registry::new(1).unwrap());
         let sid = registry.new_sid().unwrap();
-        assert_eq!(registry.send(&sid, exchange(1).0), Err(Refused::Unknown));
-        let (guard, mut mailbox) = registry.insert(sid).unwrap();
-        assert!(registry.insert(sid).is_none(), "taken");
+        assert_eq!(registry.send(&sid, false, exchange(1).0), Err(Refused::Unknown));
+        let (guard, mut mailbox) = registry.insert(sid, false).unwrap();
+        assert!(registry.insert(sid, false).is_none(), "taken");
         let (request, mut answer) = exchange(2);
-        assert_eq!(registry.send(&sid, request), Ok(()));
+        assert_eq!(registry.send(&sid, false, request), Ok(()));
         assert_eq!(
-            registry.send(&registry.new_sid().unwrap(), exchange(3).0),
+            registry.send(&registry.new_sid().unwrap(), false, exchange(3).0),
             Err(Refused::Unknown)
         );
         assert_eq!(rid(&mailbox.try_recv().unwrap()), Some(2));
         assert!(answer.try_recv().is_err());
         drop(guard);
-        assert_eq!(registry.send(&sid, exchange(4).0), Err(Refused::Unknown));
+        assert_eq!(registry.send(&sid, false, exchange(4).0), Err(Refused::Unknown));
         assert!(registry.is_empty());
+    }
+
+    /// BOSH-89: what was created over TLS takes nothing without, and loses nothing by it.
+    #[test]
+    fn a_secure_session_takes_secure_requests_only() {
+        let registry = Arc::new(Registry::new(1).unwrap());
+        let send = |sid, secure| registry.send(sid, secure, exchange(1).0);
+        let (secure, plain) = (registry.new_sid().unwrap(), registry.new_sid().unwrap());
+        let (_place, mut mailbox) = registry.insert(secure, true).unwrap();
+        let (_plain_place, _plain_mailbox) = registry.insert(plain, false).unwrap();
+        assert_eq!(send(&secure, false), Err(Refused::Insecure));
+        assert!(mailbox.try_recv().is_err());
+        assert_eq!(send(&secure, true), Ok(()));
+        assert_eq!((send(&plain, false), send(&plain, true)), (Ok(()), Ok(())));
     }
 
     /// A mailbox whose owner has closed it is as good as none.
@@ -228,9 +259,9 @@ mod tests {
     fn a_closed_mailbox_is_unknown() {
         let registry = Arc::new(Registry::new(1).unwrap());
         let sid = registry.new_sid().unwrap();
-        let (_guard, mut mailbox) = registry.insert(sid).unwrap();
+        let (_guard, mut mailbox) = registry.insert(sid, false).unwrap();
         mailbox.close();
-        assert_eq!(registry.send(&sid, exchange(1).0), Err(Refused::Unknown));
+        assert_eq!(registry.send(&sid, false, exchange(1).0), Err(Refused::Unknown));
     }
 
     /// A sid of another process is unknown, even if its secret is one of ours.
@@ -238,11 +269,11 @@ mod tests {
     fn a_foreign_owner_is_unknown() {
         let registry = Arc::new(Registry::new(1).unwrap());
         let sid = registry.new_sid().unwrap();
-        let _place = registry.insert(sid).unwrap();
+        let _place = registry.insert(sid, false).unwrap();
         let secret = <[u8; 20]>::try_from(sid.secret()).unwrap();
         let foreign = Sid::new(sid.owner() ^ 1, secret);
-        assert_eq!(registry.send(&foreign, exchange(1).0), Err(Refused::Unknown));
-        assert!(registry.insert(foreign).is_none());
+        assert_eq!(registry.send(&foreign, false, exchange(1).0), Err(Refused::Unknown));
+        assert!(registry.insert(foreign, false).is_none());
     }
 
     /// Everything is bounded: the request that has no room is refused, and those before it stay.
@@ -250,23 +281,23 @@ mod tests {
     fn a_full_mailbox_refuses() {
         let registry = Arc::new(Registry::new(1).unwrap());
         let sid = registry.new_sid().unwrap();
-        let (_guard, mut mailbox) = registry.insert(sid).unwrap();
+        let (_guard, mut mailbox) = registry.insert(sid, false).unwrap();
         for n in 0..MAILBOX as u64 {
-            assert_eq!(registry.send(&sid, exchange(n).0), Ok(()));
+            assert_eq!(registry.send(&sid, false, exchange(n).0), Ok(()));
         }
-        assert_eq!(registry.send(&sid, exchange(99).0), Err(Refused::Full));
+        assert_eq!(registry.send(&sid, false, exchange(99).0), Err(Refused::Full));
         for n in 0..MAILBOX as u64 {
             assert_eq!(rid(&mailbox.try_recv().unwrap()), Some(n));
         }
         assert!(mailbox.try_recv().is_err());
-        assert_eq!(registry.send(&sid, exchange(100).0), Ok(()));
+        assert_eq!(registry.send(&sid, false, exchange(100).0), Ok(()));
     }
 
     /// BOSH-77: the dead are counted, and their places are free again when they are gone.
     #[test]
     fn zombies_are_bounded() {
         let registry = Arc::new(Registry::new(1).unwrap());
-        let place = || registry.insert(registry.new_sid().unwrap()).unwrap().0;
+        let place = || registry.insert(registry.new_sid().unwrap(), false).unwrap().0;
         let (mut one, mut two) = (place(), place());
         assert!(one.die());
         assert!(one.die(), "it is one already");
@@ -288,12 +319,15 @@ mod tests {
                     let mut kept = Vec::new();
                     for n in 0..500 {
                         let sid = registry.new_sid().unwrap();
-                        let place = registry.insert(sid).unwrap();
-                        assert_eq!(registry.send(&sid, exchange(n).0), Ok(()));
+                        let place = registry.insert(sid, false).unwrap();
+                        assert_eq!(registry.send(&sid, false, exchange(n).0), Ok(()));
                         kept.push((n, sid, place));
                         if n % 3 == 0 {
                             let (_, sid, _) = kept.swap_remove(kept.len() / 2);
-                            assert_eq!(registry.send(&sid, exchange(0).0), Err(Refused::Unknown));
+                            assert_eq!(
+                                registry.send(&sid, false, exchange(0).0),
+                                Err(Refused::Unknown)
+                            );
                         }
                     }
                     for (n, _, (_, mailbox)) in &mut kept {

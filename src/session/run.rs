@@ -56,7 +56,7 @@ pub struct Run {
     registered: bool,
     id: u64,
     opened: Instant,
-    _permit: Permit,
+    permit: Permit,
 }
 
 impl Run {
@@ -94,12 +94,12 @@ impl Run {
             opened: now,
             worker,
             live,
-            _permit: permit,
+            permit,
         }
     }
 
     fn turn(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
-        if !self.closed && self.worker.shared.sessions.is_draining() {
+        if !self.closed && self.worker.draining().is_some() {
             self.closed = true;
             self.machine.redirect();
         }
@@ -282,7 +282,7 @@ impl Run {
         if self.drained {
             return None;
         }
-        let drain = self.worker.shared.sessions.draining()?;
+        let drain = self.worker.draining()?;
         let unopened = self.machine.framing().is_none();
         let redirected = unopened && self.live.settings.see_other_uri.is_some();
         Some(if redirected { drain.end() } else { drain.turn(self.id) })
@@ -304,6 +304,9 @@ impl Run {
     fn count(&self, buffers: &mut Buffers) {
         let tally = std::mem::take(&mut buffers.out.tally);
         self.worker.shared.count(self.transport, &tally);
+        if tally.failures > 0 {
+            self.permit.failed(tally.failures, clock());
+        }
     }
 }
 
@@ -368,6 +371,9 @@ impl Future for Run {
         }
         buffers.trim();
         drop(buffers);
+        if this.machine.is_authenticated() {
+            this.permit.authenticated();
+        }
         if this.machine.is_over() {
             return Poll::Ready(());
         }

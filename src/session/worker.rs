@@ -7,15 +7,16 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use tracing::{Span, debug, error, info, warn};
 
+use super::addresses::{Addresses, SessionPlace};
 use super::registry::Registry;
-use crate::metrics::{Metrics, Transport};
+use crate::metrics::{Limit, Metrics, Transport};
 use crate::proto::fault::{Fault, Level};
 use crate::proto::stream::Tally;
 use crate::proto::ws::session::Out;
@@ -86,10 +87,7 @@ impl Shared {
 pub struct Sessions {
     open: AtomicUsize,
     limit: AtomicUsize,
-    /// `usize::MAX` is no limit.
-    per_address: AtomicUsize,
-    /// Sessions by client address: those that began while there was a limit on them.
-    by_address: Mutex<HashMap<IpAddr, usize>>,
+    addresses: Arc<Addresses>,
     draining: tokio::sync::watch::Sender<Option<Drain>>,
 }
 
@@ -121,55 +119,84 @@ impl Drain {
     }
 }
 
-impl Sessions {
-    /// None yet, and never more than `limit`, nor more than `per_address` from one address.
+/// Why there is no place for another session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoPlace {
+    /// The process is shutting down.
+    Draining,
+    /// A limit was reached.
+    Limit(Limit),
+}
+
+impl NoPlace {
+    /// The word in the log: the key of the limit, if it is one.
     #[must_use]
-    pub fn new(limit: usize, per_address: Option<usize>) -> Self {
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Draining => "drain",
+            Self::Limit(limit) => limit.key(),
+        }
+    }
+}
+
+impl Sessions {
+    /// None yet, and never more than `limit`, nor more than `addresses` allows each.
+    #[must_use]
+    pub fn new(limit: usize, addresses: Arc<Addresses>) -> Self {
         Self {
             open: AtomicUsize::new(0),
             limit: AtomicUsize::new(limit),
-            per_address: AtomicUsize::new(per_address.unwrap_or(usize::MAX)),
-            by_address: Mutex::default(),
+            addresses,
             draining: tokio::sync::watch::Sender::new(None),
         }
     }
 
-    /// Other limits from now on. Who is there stays, though they be too many now.
-    pub fn limit(&self, limit: usize, per_address: Option<usize>) {
+    /// Another limit from now on. Who is there stays, though they be too many now.
+    pub fn limit(&self, limit: usize) {
         self.limit.store(limit, Ordering::Release);
-        self.per_address.store(per_address.unwrap_or(usize::MAX), Ordering::Release);
     }
 
-    /// A place for one more session of `client`; given back when the permit is dropped. `None`
-    /// at a limit and while draining.
-    #[must_use]
-    pub fn admit(self: &Arc<Self>, client: Option<IpAddr>) -> Option<Permit> {
-        if self.is_draining() { None } else { self.admit_to_redirect(client) }
+    /// A place for one more session of `client`, if that has an address that counts; given back
+    /// when the permit is dropped.
+    ///
+    /// # Errors
+    /// [`NoPlace`]
+    pub fn admit(
+        self: &Arc<Self>,
+        client: Option<IpAddr>,
+        now: Instant,
+    ) -> Result<Permit, NoPlace> {
+        if self.is_draining() {
+            return Err(NoPlace::Draining);
+        }
+        self.admit_to_redirect(client, now)
     }
 
     /// The same while draining, too: for a client that will be sent elsewhere as soon as it has
     /// opened its stream (WS-38).
-    #[must_use]
-    pub fn admit_to_redirect(self: &Arc<Self>, client: Option<IpAddr>) -> Option<Permit> {
+    ///
+    /// # Errors
+    /// [`NoPlace::Limit`]
+    pub fn admit_to_redirect(
+        self: &Arc<Self>,
+        client: Option<IpAddr>,
+        now: Instant,
+    ) -> Result<Permit, NoPlace> {
         let limit = self.limit.load(Ordering::Acquire);
         self.open
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
                 (open < limit).then_some(open + 1)
             })
-            .ok()?;
-        let mut permit = Permit { sessions: Arc::clone(self), address: None };
-        let limit = self.per_address.load(Ordering::Acquire);
-        if let (Some(client), true) = (client, limit < usize::MAX) {
-            let network = network(client);
-            let mut counts = self.by_address.lock().unwrap_or_else(PoisonError::into_inner);
-            let count = counts.entry(network).or_default();
-            if *count >= limit {
-                return None;
-            }
-            *count += 1;
-            permit.address = Some(network);
-        }
-        Some(permit)
+            .map_err(|_| NoPlace::Limit(Limit::Sessions))?;
+        let mut permit = Permit { sessions: Arc::clone(self), place: None };
+        permit.place = self.addresses.session(client, now).map_err(NoPlace::Limit)?;
+        Ok(permit)
+    }
+
+    /// What each address has.
+    #[must_use]
+    pub fn addresses(&self) -> &Arc<Addresses> {
+        &self.addresses
     }
 
     /// Sessions open now, those that are closing included.
@@ -184,12 +211,6 @@ impl Sessions {
         self.draining.borrow().is_some()
     }
 
-    /// The drain, once it has begun.
-    #[must_use]
-    pub fn draining(&self) -> Option<Drain> {
-        *self.draining.borrow()
-    }
-
     /// No further session is admitted, and every worker ends its own within the window.
     pub fn drain(&self, drain: Drain) {
         self.draining.send_replace(Some(drain));
@@ -200,21 +221,23 @@ impl Sessions {
 #[derive(Debug)]
 pub struct Permit {
     sessions: Arc<Sessions>,
-    address: Option<IpAddr>,
+    place: Option<SessionPlace>,
+}
+
+impl Permit {
+    /// The session is more than a stranger's from now on (SEC-16).
+    pub(crate) fn authenticated(&mut self) {
+        self.place.iter_mut().for_each(SessionPlace::authenticated);
+    }
+
+    /// The server has refused so many logins.
+    pub(crate) fn failed(&self, logins: u32, now: Instant) {
+        self.place.iter().for_each(|place| place.failed(logins, now));
+    }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(address) = self.address {
-            let counts = &self.sessions.by_address;
-            let mut counts = counts.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some(count) = counts.get_mut(&address) {
-                *count -= 1;
-                if *count == 0 {
-                    counts.remove(&address);
-                }
-            }
-        }
         self.sessions.open.fetch_sub(1, Ordering::AcqRel);
     }
 }
@@ -311,6 +334,8 @@ pub struct Worker {
     pub overload_warnings: Throttle,
     wakers: RefCell<HashMap<u64, Waker>>,
     next: Cell<u64>,
+    /// The thread's own copy, since every session looks at it whenever something happens.
+    draining: Cell<Option<Drain>>,
 }
 
 impl Worker {
@@ -323,20 +348,26 @@ impl Worker {
             overload_warnings: Throttle::default(),
             wakers: RefCell::new(HashMap::new()),
             next: Cell::new(first_id),
+            draining: Cell::new(None),
             shared,
         });
         let mut draining = worker.shared.sessions.draining.subscribe();
         let weak = Rc::downgrade(&worker);
         actix_rt::spawn(async move {
-            if draining.wait_for(Option::is_some).await.is_ok()
-                && let Some(worker) = weak.upgrade()
-            {
+            let drain = draining.wait_for(Option::is_some).await.map(|drain| *drain);
+            if let (Ok(drain), Some(worker)) = (drain, weak.upgrade()) {
+                worker.draining.set(drain);
                 for waker in worker.wakers.borrow().values() {
                     waker.wake_by_ref();
                 }
             }
         });
         worker
+    }
+
+    /// The drain, once it has begun and this thread has heard of it; its sessions are woken then.
+    pub(crate) fn draining(&self) -> Option<Drain> {
+        self.draining.get()
     }
 
     /// A number for the log, unlike any other of this process.
@@ -388,39 +419,41 @@ impl Worker {
 
 #[cfg(test)]
 mod tests {
+    use super::super::addresses;
     use super::*;
-
-    fn address(text: &str) -> Option<IpAddr> {
-        text.parse().ok()
-    }
 
     /// A place is free again when its permit is dropped, and a refused session takes none.
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do as the first")]
     fn permits_are_bounded_and_given_back() {
-        let sessions = Arc::new(Sessions::new(3, Some(1)));
-        let one = sessions.admit(address("192.0.2.1"));
-        assert!(one.is_some());
-        assert!(sessions.admit(address("192.0.2.1")).is_none(), "the second of one address");
-        assert!(sessions.admit(address("::ffff:192.0.2.1")).is_none(), "the same, mapped");
-        let two = sessions.admit(address("2001:db8::1"));
-        assert!(two.is_some());
-        assert!(sessions.admit(address("2001:db8::2")).is_none(), "the same /64");
-        let three = sessions.admit(address("2001:db8:0:1::1"));
-        assert!(three.is_some());
-        assert!(sessions.admit(address("192.0.2.2")).is_none(), "the fourth");
+        let limits = addresses::Limits { sessions: Some(1), ..addresses::Limits::default() };
+        let sessions = Arc::new(Sessions::new(3, Arc::new(Addresses::new(limits))));
+        let now = Instant::now();
+        let admit = |client: &str| sessions.admit(client.parse().ok(), now);
+        let of_address = Err(NoPlace::Limit(Limit::SessionsPerAddress));
+        let one = admit("192.0.2.1");
+        assert!(one.is_ok());
+        assert_eq!(admit("192.0.2.1").map(drop), of_address, "the second of one address");
+        assert_eq!(admit("::ffff:192.0.2.1").map(drop), of_address, "the same, mapped");
+        let two = admit("2001:db8::1");
+        assert!(two.is_ok());
+        assert_eq!(admit("2001:db8::2").map(drop), of_address, "the same /64");
+        let three = admit("2001:db8:0:1::1");
+        assert!(three.is_ok());
+        let fourth = admit("192.0.2.2");
+        assert_eq!(fourth.map(drop), Err(NoPlace::Limit(Limit::Sessions)));
         assert_eq!(sessions.open(), 3);
         drop(one);
-        assert!(sessions.admit(address("192.0.2.1")).is_some());
+        assert!(admit("192.0.2.1").is_ok());
         drop((two, three));
         assert_eq!(sessions.open(), 0);
-        sessions.limit(1, None);
-        let one = sessions.admit(address("192.0.2.1"));
-        assert!(one.is_some() && sessions.admit(None).is_none(), "the limit is another");
+        sessions.limit(1);
+        let one = admit("192.0.2.1");
+        assert!(one.is_ok() && admit("192.0.2.9").is_err(), "the limit is another");
         drop(one);
-        sessions.drain(Drain { begun: Instant::now(), window: Duration::ZERO });
-        assert!(sessions.admit(None).is_none(), "draining");
-        assert!(sessions.admit_to_redirect(None).is_some(), "to be sent elsewhere");
+        sessions.drain(Drain { begun: now, window: Duration::ZERO });
+        assert_eq!(sessions.admit(None, now).map(drop), Err(NoPlace::Draining));
+        assert!(sessions.admit_to_redirect(None, now).is_ok(), "to be sent elsewhere");
     }
 
     /// All sessions end within the window, and no tenth of it sees much more than a tenth of them,

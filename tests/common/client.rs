@@ -521,7 +521,7 @@ impl Client {
         }
     }
 
-    async fn event_patiently(&mut self) -> Result<Event> {
+    pub async fn event_patiently(&mut self) -> Result<Event> {
         loop {
             while let Some(event) = self.events.pop_front() {
                 if let Event::Element(element) = &event

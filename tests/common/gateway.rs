@@ -2,7 +2,7 @@
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus};
 use std::sync::{Mutex, MutexGuard};
 use std::time::Duration;
@@ -28,10 +28,8 @@ impl Gateway {
     pub fn start(toml: &str) -> Result<Self> {
         let [listen, admin] =
             free_ports()?.map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
-        let toml = with_key(toml, "listen", &format!("addresses = [\"{listen}\"]"));
-        let toml = with_key(&toml, "admin", &format!("address = \"{admin}\""));
         let directory = Directory::new("gateway")?;
-        let config = directory.write("bosphorus.toml", &toml)?;
+        let config = directory.write("bosphorus.toml", &whole(toml, listen, admin))?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_bosphorus"));
         command.arg("serve").arg("--config").arg(config);
         // Only the file counts, whatever the environment of the person who runs the tests.
@@ -61,6 +59,12 @@ impl Gateway {
             toml += &domain_toml(server);
         }
         Self::start(&toml)
+    }
+
+    /// Writes another configuration, with the same addresses, over the one it was started with;
+    /// it is read on SIGHUP. The path of the file.
+    pub fn write_config(&self, toml: &str) -> Result<PathBuf> {
+        self.directory.write("bosphorus.toml", &whole(toml, self.listen, self.admin))
     }
 
     /// Where WebSocket clients connect.
@@ -182,6 +186,12 @@ pub struct Resident {
 /// The configuration of one domain: the server's c2s port on loopback.
 pub fn domain_toml(server: &Server) -> String {
     format!("[domains.\"{}\"]\nservers = [\"xmpp://{}\"]\n", server.domain(), server.c2s())
+}
+
+/// The configuration with the harness's own keys.
+fn whole(toml: &str, listen: SocketAddr, admin: SocketAddr) -> String {
+    let toml = with_key(toml, "listen", &format!("addresses = [\"{listen}\"]"));
+    with_key(&toml, "admin", &format!("address = \"{admin}\""))
 }
 
 /// Adds a line to a table of the text, which may have the table already.

@@ -3,6 +3,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test binary uses its own part")]
 
 pub mod bosh;
+pub mod bridge;
 pub mod client;
 pub mod gateway;
 pub mod http;

@@ -36,6 +36,8 @@ pub(crate) enum Validity {
     Now,
     Past,
     Future,
+    /// From long ago to the first day of this year.
+    Until(i32),
 }
 
 impl Ca {
@@ -131,6 +133,11 @@ impl Identity {
         Arc::new(config)
     }
 
+    /// The chain and the key as PEM texts.
+    pub(crate) fn pem(&self) -> [&str; 2] {
+        [&self.chain_pem, &self.key_pem]
+    }
+
     /// Writes certificate and key to PEM files. The caller removes them.
     pub(crate) fn files(&self) -> (PathBuf, PathBuf) {
         (
@@ -148,6 +155,7 @@ fn leaf(names: &[&str], validity: Validity) -> CertificateParams {
         Validity::Now => (date_time_ymd(2020, 1, 1), date_time_ymd(2120, 1, 1)),
         Validity::Past => (date_time_ymd(2020, 1, 1), date_time_ymd(2021, 1, 1)),
         Validity::Future => (date_time_ymd(2119, 1, 1), date_time_ymd(2120, 1, 1)),
+        Validity::Until(year) => (date_time_ymd(2020, 1, 1), date_time_ymd(year, 1, 1)),
     };
     params
 }

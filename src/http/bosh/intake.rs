@@ -1,7 +1,7 @@
 //! The body of a request: read within its size and its time, and uncompressed.
 
 use std::convert::Infallible;
-use std::io::{Read as _, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -166,6 +166,25 @@ impl MessageBody for Unread {
     ) -> Poll<Option<Result<Bytes, Infallible>>> {
         let text = self.get_mut().text.take();
         Poll::Ready(text.map(|text| Ok(Bytes::from_static(text.as_bytes()))))
+    }
+}
+
+/// The content of an answer that is none: it fails before anything was written, upon which actix
+/// drops the connection (BOSH-89).
+pub(super) struct Cut;
+
+impl MessageBody for Cut {
+    type Error = io::Error;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(1)
+    }
+
+    fn poll_next(
+        self: Pin<&mut Self>,
+        _cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, io::Error>>> {
+        Poll::Ready(Some(Err(io::ErrorKind::ConnectionAborted.into())))
     }
 }
 

@@ -255,6 +255,12 @@ impl Session {
         matches!(self.core.client, ClientSide::Zombie { .. }) && self.core.server_is_done()
     }
 
+    /// Whether the server has accepted the client's credentials.
+    #[must_use]
+    pub fn is_authenticated(&self) -> bool {
+        self.core.phase.authenticated
+    }
+
     /// Nothing is left to do: the sid is unknown from now on (BOSH-66).
     #[must_use]
     pub fn is_over(&self) -> bool {

@@ -116,6 +116,12 @@ impl Session {
         self.core.server
     }
 
+    /// Whether the server has accepted the client's credentials.
+    #[must_use]
+    pub fn is_authenticated(&self) -> bool {
+        self.core.phase.authenticated
+    }
+
     /// Whether both sides are done.
     #[must_use]
     pub fn is_over(&self) -> bool {

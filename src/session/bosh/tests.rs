@@ -20,6 +20,7 @@ use crate::proto::seam::FeatureRules;
 use crate::proto::stream::Served;
 use crate::proto::ws;
 use crate::proto::xml::Limits;
+use crate::session::addresses::{self, Addresses};
 use crate::session::registry::{Refused, Registry};
 use crate::session::worker::{Drain, Live, Sessions, Shared};
 use crate::upstream::{
@@ -203,6 +204,10 @@ impl Driven for Script {
         self.zombie
     }
 
+    fn is_authenticated(&self) -> bool {
+        false
+    }
+
     fn is_over(&self) -> bool {
         self.ended.is_some() && !self.zombie
     }
@@ -290,10 +295,11 @@ fn worker(server: Option<SocketAddr>) -> (Rc<Worker>, Arc<Live>) {
         Health::default(),
     )
     .expect("no files and no DNS");
+    let addresses = Arc::new(Addresses::new(addresses::Limits::default()));
     let shared = Shared {
         metrics: Metrics::register().expect("distinct names"),
         registry: Arc::new(Registry::new(1).expect("randomness")),
-        sessions: Arc::new(Sessions::new(10, None)),
+        sessions: Arc::new(Sessions::new(10, addresses)),
     };
     let live = Live {
         connector,
@@ -316,7 +322,7 @@ struct Client {
 fn start((worker, live): &(Rc<Worker>, Arc<Live>), deadline: Option<Duration>) -> Client {
     let notes = Rc::new(RefCell::new(Notes::default()));
     let sid = worker.shared.registry.new_sid().expect("randomness");
-    let place = worker.shared.registry.insert(sid).expect("free");
+    let place = worker.shared.registry.insert(sid, false).expect("free");
     let machine = Script {
         notes: Rc::clone(&notes),
         held: VecDeque::from([FIRST]),
@@ -328,7 +334,7 @@ fn start((worker, live): &(Rc<Worker>, Arc<Live>), deadline: Option<Duration>) -
         ended: None,
         zombie: false,
     };
-    let permit = worker.shared.sessions.admit(None).expect("room");
+    let permit = worker.shared.sessions.admit(None, clock()).expect("room");
     let (run, answer) = Run::new(
         (Rc::clone(worker), Arc::clone(live)),
         machine,
@@ -355,7 +361,11 @@ impl Client {
             restart: None,
             payload: Payload { bytes: payload.to_vec(), parts: Vec::new() },
         };
-        self.worker.shared.registry.send(&self.sid, Exchange { request: Ok(body), reply })?;
+        self.worker.shared.registry.send(
+            &self.sid,
+            false,
+            Exchange { request: Ok(body), reply },
+        )?;
         Ok(answer)
     }
 
