@@ -123,7 +123,7 @@ async fn failover() -> Result {
     Ok(())
 }
 
-/// Scenario: UP-06 for configured servers. Who has weight 0 beside one that has weight gets next to
+/// Scenario: UP-06 for configured servers. Who has little weight beside one that has all gets next to
 /// nothing; who is alone in its priority is not asked as long as the others work.
 async fn weights() -> Result {
     let servers = [0, 1].map(|_| Server::start(Kind::Prosody, &Settings::default()));
@@ -141,7 +141,7 @@ async fn weights() -> Result {
     let endpoint = Endpoint { url: gateway.ws_url(), transport: Transport::Ws };
     let firsts = share(&endpoint, [&first, &second], 6).await?;
     // Two in 65,537: a second such session in a row of six is no accident.
-    ensure!(firsts <= 1, "{firsts} of 6 on the one without weight");
+    ensure!(firsts <= 1, "{firsts} of 6 on the one with little weight");
     ensure!(gateway.metric("bosphorus_upstream_server_up{server=\"xmpp://127.0.0.1:1\"}")? == 1.0);
     Ok(())
 }

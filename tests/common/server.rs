@@ -291,7 +291,9 @@ impl Server {
     }
 
     fn answers(&self) -> bool {
-        let before = if self.proxy_protocol { "PROXY UNKNOWN\r\n" } else { "" };
+        // ejabberd closes connections that say UNKNOWN.
+        let proxied = "PROXY TCP4 127.0.0.1 127.0.0.1 1 1\r\n";
+        let before = if self.proxy_protocol { proxied } else { "" };
         stream_header(self.c2s, before, self.domain())
             .is_some_and(|answer| answer.contains("<stream:"))
             && (self.kind == Kind::Demo
