@@ -651,7 +651,7 @@ fn wrong_certificates_are_told() -> Result {
         "[listen]\ntls_addresses = [\"127.0.0.1:5281\"]\n[[tls.certificates]]\n\
          certificate = \"past.pem\"\nkey = \"past.key\"",
     )?;
-    ensure!(ok && text.contains("3: tls.certificates.certificate: the certificate in "), "{text}");
+    ensure!(ok && text.contains("4: tls.certificates.certificate: the certificate in "), "{text}");
     ensure!(text.contains(" expired on Jan  1 "), "{text}");
     let (ok, text) =
         check("[tls]\ncertificates = [{ certificate = \"good.pem\", key = \"good.key\" }]")?;

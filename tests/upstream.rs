@@ -6,7 +6,7 @@
 mod common {
     pub(crate) mod dns;
     pub(crate) mod fake_server;
-    #[allow(dead_code, reason = "shared with tests/edge_tls.rs")]
+    #[allow(dead_code, reason = "shared with tests of TLS towards clients")]
     pub(crate) mod pki;
 }
 
@@ -17,9 +17,10 @@ use std::time::Duration;
 use bosphorus::proto::domain::Domain;
 use bosphorus::proto::xml::Limits;
 use bosphorus::upstream::{
-    Blame, ClientCertificate, ConnectFault, Connector, Established, Io, OpenRequest, Route, Server,
-    Settings, TlsUse, Trust,
+    self, Backoff, Blame, ClientCertificate, ConnectFault, Connector, Established, Health, Io,
+    Member, OpenRequest, ProxyProtocol, Route, Server, Settings, TlsUse, Trust,
 };
+use proxy_header::{ParseConfig, ProxyHeader};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use common::dns::{Dns, Zone};
@@ -199,8 +200,14 @@ async fn insecure_accepts_anything() {
     let server = FakeServer::start(vec![starttls(Identity::self_signed(&["x"]).server())]).await;
     let client = to(&[&server]).trust(Trust::Insecure);
     assert!(client.open().await.unwrap().secure);
-    assert_eq!(Connector::new(client.settings()).unwrap().unverified_routes(), 1);
-    assert_eq!(Connector::new(to(&[]).settings()).unwrap().unverified_routes(), 0);
+    assert_eq!(
+        Connector::new(client.settings(), Health::default()).unwrap().unverified_routes(),
+        1
+    );
+    assert_eq!(
+        Connector::new(to(&[]).settings(), Health::default()).unwrap().unverified_routes(),
+        0
+    );
 }
 
 /// UP-16: a client certificate is shown when configured, and not otherwise.
@@ -368,7 +375,7 @@ async fn a_candidate_in_a_black_hole_leaves_time_for_the_next() {
     let works = FakeServer::start(vec![plain()]).await;
     let mut client = to(&[&works]);
     client.connect_timeout = 4 * SOON;
-    client.route.servers.insert(0, tcp(hole, false));
+    client.precede(tcp(hole, false));
     assert!(client.open().await.is_ok());
 
     client.route.servers.truncate(1);
@@ -388,7 +395,7 @@ async fn a_silent_candidate_leaves_time_for_the_next() {
         let works = FakeServer::start(vec![plain()]).await;
         let mut client = to(&[&works]);
         client.connect_timeout = 4 * SOON;
-        client.route.servers.insert(0, tcp(silent, direct_tls));
+        client.precede(tcp(silent, direct_tls));
         assert!(client.open().await.is_ok(), "direct TLS: {direct_tls}");
     }
 }
@@ -413,7 +420,7 @@ async fn a_server_that_answered_is_final() {
     let server = FakeServer::start(vec![direct_tls(wrong.server())]).await;
     let ca = Ca::new();
     let mut client = to(&[&server, &other]).ca(&ca);
-    client.route.servers[0] = tcp(server.address, true);
+    client.route.servers[0] = member(0, tcp(server.address, true));
     assert_eq!(client.fault().await.label(), "tls_certificate");
     assert_eq!(other.connections(), 0);
 }
@@ -548,11 +555,9 @@ async fn configured_servers_need_no_srv() {
     client.open().await.unwrap();
     assert_eq!(dns.asked(), [""; 0]);
 
-    client.route.servers = vec![Server::Tcp {
-        host: "xmpp.internal".to_owned(),
-        port: server.address.port(),
-        direct_tls: false,
-    }];
+    let host = "xmpp.internal".to_owned();
+    let named = Server::Tcp { host, port: server.address.port(), direct_tls: false };
+    client.route.servers = vec![member(0, named)];
     client.open().await.unwrap();
     assert!(!dns.asked().iter().any(|query| query.starts_with("SRV")), "{:?}", dns.asked());
 }
@@ -564,15 +569,195 @@ async fn other_domains_take_the_fallback_route() {
     let client = to(&[&server]);
     let mut settings = client.settings();
     settings.fallback = settings.routes.drain().map(|(_, route)| route).next();
-    let connector = Connector::new(settings.clone()).unwrap();
+    let connector = Connector::new(settings.clone(), Health::default()).unwrap();
     let domain = Domain::parse("other.example").unwrap();
     assert!(connector.serves(&domain));
     let request = OpenRequest { domain, from: None, lang: None };
-    assert!(connector.open(&request).await.is_ok());
+    assert!(connector.open(&request, &upstream::Client::default()).await.is_ok());
     assert!(server.heard(0).clear.contains(" to='other.example' "));
 
     settings.fallback.as_mut().unwrap().servers.clear();
-    assert!(Connector::new(settings).is_err());
+    assert!(Connector::new(settings, Health::default()).is_err());
+}
+
+/// UP-02, SEC-22: a suffix is for what is below it, in `to` and in SNI too; without servers it is
+/// refused, and a domain that no route is for is not connected anywhere.
+#[tokio::test]
+async fn domains_below_a_suffix_take_its_route() {
+    let ca = Ca::new();
+    let identity = ca.issue(&["*.example.org"], Validity::Now);
+    let server = FakeServer::start(vec![starttls(identity.server())]).await;
+    let mut settings = to(&[&server]).ca(&ca).settings();
+    settings.suffixes = settings.routes.drain().collect();
+    let connector = Connector::new(settings.clone(), Health::default()).unwrap();
+    let open = async |name: &str| {
+        let domain = Domain::parse(name).unwrap();
+        assert_eq!(connector.serves(&domain), name.ends_with(".example.org"), "{name}");
+        let request = OpenRequest { domain, from: None, lang: None };
+        connector.open(&request, &upstream::Client::default()).await
+    };
+    assert!(open("a.example.org").await.unwrap().secure);
+    assert!(server.heard(0).clear.contains(" to='a.example.org' "));
+    assert_eq!(server.heard(0).sni.as_deref(), Some("a.example.org"));
+    // The certificate is for one level: it is the client's domain that counts, not the route's.
+    assert_eq!(open("b.a.example.org").await.unwrap_err().label(), "tls_certificate");
+    for name in ["example.org", "notexample.org", "127.0.0.1"] {
+        assert_eq!(open(name).await.unwrap_err().label(), "host_not_served", "{name}");
+    }
+    assert_eq!(server.connections(), 2);
+
+    settings.suffixes.values_mut().for_each(|route| route.servers.clear());
+    assert!(Connector::new(settings, Health::default()).is_err());
+}
+
+/// UP-08: who failed is left alone by the sessions that follow, until its time is over; then it is
+/// tried again. Where all have failed, all are tried.
+#[tokio::test]
+async fn a_server_that_failed_goes_last() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let works = FakeServer::start(vec![plain()]).await;
+    let mut client = to(&[&works]);
+    client.connect_timeout = 4 * SOON;
+    client.backoff.least = Duration::from_secs(60);
+    client.precede(tcp(silent.local_addr().unwrap(), false));
+    client.open().await.unwrap();
+    let again = async {
+        for _ in 0..5 {
+            client.open().await.unwrap();
+        }
+    };
+    tokio::time::timeout(SOON, again).await.expect("nobody waits for the silent one");
+    assert_eq!(works.connections(), 6);
+
+    let (a, b) = (FakeServer::absent(), FakeServer::absent());
+    let client = to(&[&a, &b]);
+    for _ in 0..2 {
+        let fault = client.fault().await.to_string();
+        assert_eq!(fault.matches("connection refused").count(), 2, "{fault}");
+    }
+}
+
+/// UP-08: a server that is back is found by one session at the end of the wait, and gets all of
+/// them again.
+#[tokio::test]
+async fn a_server_that_is_back_is_found() {
+    let works = FakeServer::start(vec![plain()]).await;
+    let returns = FakeServer::start(vec![vec![Do::Close], plain()]).await;
+    let mut client = to(&[&returns, &works]);
+    client.backoff =
+        Backoff { least: Duration::from_millis(50), slow_start: Duration::ZERO, ..client.backoff };
+    client.open().await.unwrap();
+    assert_eq!((returns.connections(), works.connections()), (1, 1));
+    let found = async {
+        while returns.connections() < 2 {
+            client.open().await.unwrap();
+        }
+    };
+    tokio::time::timeout(PATIENCE, found).await.expect("it is tried again");
+    let others = works.connections();
+    for _ in 0..5 {
+        client.open().await.unwrap();
+    }
+    assert_eq!((returns.connections(), works.connections()), (7, others));
+}
+
+/// UP-06, UP-08: what DNS named is remembered in the same way: names, and the addresses of one.
+#[tokio::test]
+async fn srv_targets_that_failed_go_last() {
+    let silent = tokio::net::TcpListener::bind("127.0.0.2:0").await.unwrap();
+    let port = silent.local_addr().unwrap().port();
+    let _works = FakeServer::start_at(&format!("127.0.0.3:{port}"), vec![plain()]).await;
+    let service = "_xmpp-client._tcp.example.org";
+    let two_names = Zone::new()
+        .srv(service, (1, 0, port), "silent.example.org")
+        .srv(service, (2, 0, port), "works.example.org")
+        .address("silent.example.org", "127.0.0.2")
+        .address("works.example.org", "127.0.0.3");
+    let two_addresses = Zone::new()
+        .srv(service, (1, 0, port), "both.example.org")
+        .address("both.example.org", "127.0.0.2")
+        .address("both.example.org", "127.0.0.3");
+    for zone in [two_names, two_addresses] {
+        let dns = zone.serve().await;
+        let mut client = over(&dns);
+        client.connect_timeout = 4 * SOON;
+        client.backoff.least = Duration::from_secs(60);
+        client.open().await.unwrap();
+        let again = async {
+            for _ in 0..5 {
+                client.open().await.unwrap();
+            }
+        };
+        tokio::time::timeout(SOON, again).await.expect("nobody waits for the silent one");
+    }
+}
+
+/// SEC-21: the header comes before XML, and names the client; version 1 and 2, and an IPv6 client of
+/// a server that has IPv4.
+#[tokio::test]
+async fn the_server_is_told_the_client() {
+    let server = FakeServer::start(vec![plain()]).await;
+    let mut client = to(&[&server]);
+    let mut opened = 0;
+    let mut heard = async |client: &Client| {
+        client.open().await.unwrap();
+        opened += 1;
+        server.heard(opened - 1)
+    };
+    client.route.servers[0].proxy_protocol = ProxyProtocol::V1;
+    let unknown = heard(&client).await.clear;
+    assert_eq!(unknown, format!("PROXY UNKNOWN\r\n{OUR_HEADER} xml:lang='tr'>"));
+    client.client = upstream::Client {
+        address: "192.0.2.77:7777".parse().ok(),
+        local: "198.51.100.1:443".parse().ok(),
+        secure: true,
+        id: 42,
+    };
+    let known = heard(&client).await.clear;
+    assert!(known.starts_with("PROXY TCP4 192.0.2.77 198.51.100.1 7777 443\r\n<?xml"), "{known}");
+    client.client.address = "[2001:db8::7]:7777".parse().ok();
+    let mixed = heard(&client).await.clear;
+    let line = "PROXY TCP6 2001:db8::7 ::ffff:198.51.100.1 7777 443\r\n<?xml";
+    assert!(mixed.starts_with(line), "{mixed}");
+
+    client.route.servers[0].proxy_protocol = ProxyProtocol::V2;
+    let bytes = heard(&client).await.bytes;
+    let (header, length) = ProxyHeader::parse(&bytes, ParseConfig::default()).unwrap();
+    assert!(bytes[length..].starts_with(b"<?xml"));
+    let addresses = header.proxied_address().unwrap();
+    assert_eq!(addresses.source, client.client.address.unwrap());
+    assert_eq!(addresses.destination, "[::ffff:198.51.100.1]:443".parse().unwrap());
+    assert_eq!(header.authority(), Some("example.org"));
+    assert_eq!(header.unique_id(), Some(&b"00000000002a"[..]));
+    assert!(header.ssl().unwrap().client_ssl() && header.crc32c().is_some());
+
+    // Where the socket that the client came by is not known, the server's is named.
+    client.client = upstream::Client { local: None, ..client.client };
+    let bytes = heard(&client).await.bytes;
+    let (header, _) = ProxyHeader::parse(&bytes, ParseConfig::default()).unwrap();
+    let mapped = format!("[::ffff:127.0.0.1]:{}", server.address.port());
+    assert_eq!(header.proxied_address().unwrap().destination, mapped.parse().unwrap());
+
+    client.client = upstream::Client::default();
+    let bytes = heard(&client).await.bytes;
+    assert!(bytes.starts_with(b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0<?xml"), "{bytes:?}");
+}
+
+/// SEC-21: the header comes before TLS, too, and is not repeated within.
+#[tokio::test]
+async fn the_client_is_told_before_tls() {
+    let ca = Ca::new();
+    let mut script = vec![Do::Line];
+    script.extend(direct_tls(trusted(&ca).server()));
+    let server = FakeServer::start(vec![script]).await;
+    let mut client = to(&[&server]).direct().ca(&ca);
+    client.route.servers[0].proxy_protocol = ProxyProtocol::V1;
+    client.client.address = "192.0.2.77:7777".parse().ok();
+    assert!(client.open().await.unwrap().secure);
+    let heard = server.heard(0);
+    let port = server.address.port();
+    assert_eq!(heard.clear, format!("PROXY TCP4 192.0.2.77 127.0.0.1 7777 {port}\r\n"));
+    assert!(heard.secret.starts_with(OUR_HEADER));
 }
 
 /// UP-06: the resolver serves every worker's runtime, and outlives each of them.
@@ -596,10 +781,10 @@ fn the_resolver_is_bound_to_no_runtime() {
     let route = settings.routes.values().next().unwrap().clone();
     let domains = NAMES.map(|name| Domain::parse(name).unwrap());
     settings.routes = domains.iter().map(|domain| (domain.clone(), route.clone())).collect();
-    let connector = Connector::new(settings).unwrap();
+    let connector = Connector::new(settings, Health::default()).unwrap();
     for domain in domains {
         let request = OpenRequest { domain, from: None, lang: None };
-        runtime().block_on(connector.open(&request)).unwrap();
+        runtime().block_on(connector.open(&request, &upstream::Client::default())).unwrap();
     }
     assert_eq!(server.connections(), NAMES.len());
 }
@@ -635,7 +820,7 @@ async fn a_unix_socket_will_do() {
     let path = temporary_path("xmpp.sock");
     let server = FakeServer::start_unix(&path, scripts).await;
     let mut client = to(&[]).ca(&ca);
-    client.route.servers = vec![Server::Unix(path.clone())];
+    client.route.servers = vec![member(0, Server::Unix(path.clone()))];
     assert!(!client.open().await.unwrap().secure);
     assert!(client.open().await.unwrap().secure);
     assert_eq!(server.heard(1).sni.as_deref(), Some("example.org"));
@@ -669,11 +854,11 @@ async fn what_follows_the_features_is_handed_over() {
 #[tokio::test]
 async fn connections_are_not_shared() {
     let server = FakeServer::start(vec![plain()]).await;
-    let connector = Connector::new(to(&[&server]).settings()).unwrap();
+    let connector = Connector::new(to(&[&server]).settings(), Health::default()).unwrap();
     let request = to(&[&server]).request();
-    let one = connector.open(&request).await.unwrap();
-    let _two = connector.open(&request).await.unwrap();
-    let _three = connector.open(&request).await.unwrap();
+    let one = connector.open(&request, &upstream::Client::default()).await.unwrap();
+    let _two = connector.open(&request, &upstream::Client::default()).await.unwrap();
+    let _three = connector.open(&request, &upstream::Client::default()).await.unwrap();
     assert_eq!(server.connections(), 3);
     drop(one);
     server.until(0, |heard| heard.closed).await;
@@ -686,7 +871,7 @@ async fn files_of_no_use_are_refused_at_the_start() {
     let path = common::pki::temporary_file("empty.pem", "");
     for file in [path.clone(), temporary_path("absent.pem")] {
         let client = to(&[]).trust(Trust::CaFile(file.clone()));
-        let error = Connector::new(client.settings()).unwrap_err();
+        let error = Connector::new(client.settings(), Health::default()).unwrap_err();
         assert!(error.to_string().starts_with(&file.display().to_string()), "{error}");
     }
     std::fs::remove_file(path).unwrap();
@@ -700,13 +885,16 @@ struct Client {
     connect_timeout: Duration,
     negotiation_timeout: Duration,
     to: &'static str,
+    backoff: Backoff,
+    client: upstream::Client,
+    health: Health,
 }
 
 /// Through these servers, in this order.
 fn to(servers: &[&FakeServer]) -> Client {
     Client {
         route: Route {
-            servers: servers.iter().map(|server| tcp(server.address, false)).collect(),
+            servers: (0..).zip(servers).map(|(n, to)| member(n, tcp(to.address, false))).collect(),
             tls: TlsUse::Auto,
             trust: Trust::System,
             client_certificate: None,
@@ -716,6 +904,9 @@ fn to(servers: &[&FakeServer]) -> Client {
         connect_timeout: PATIENCE,
         negotiation_timeout: PATIENCE,
         to: "example.org",
+        backoff: Backoff::default(),
+        client: upstream::Client::default(),
+        health: Health::default(),
     }
 }
 
@@ -741,21 +932,31 @@ impl Client {
 
     fn direct(mut self) -> Self {
         for server in &mut self.route.servers {
-            if let Server::Tcp { direct_tls, .. } = server {
+            if let Server::Tcp { direct_tls, .. } = &mut server.server {
                 *direct_tls = true;
             }
         }
         self
     }
 
+    /// Puts a server before the others.
+    fn precede(&mut self, server: Server) {
+        self.route.servers.insert(0, member(0, server));
+        for (member, n) in self.route.servers.iter_mut().zip(0..) {
+            member.priority = n;
+        }
+    }
+
     fn settings(&self) -> Settings {
         Settings {
             routes: HashMap::from([(Domain::parse("example.org").unwrap(), self.route.clone())]),
+            suffixes: HashMap::new(),
             fallback: None,
             dns: self.dns.clone(),
             allow_private: self.allow_private,
             connect_timeout: self.connect_timeout,
             negotiation_timeout: self.negotiation_timeout,
+            backoff: self.backoff,
             limits: Limits::SERVER,
         }
     }
@@ -768,8 +969,12 @@ impl Client {
         }
     }
 
+    fn connector(&self) -> Connector {
+        Connector::new(self.settings(), self.health.clone()).unwrap()
+    }
+
     async fn open(&self) -> Result<Established, ConnectFault> {
-        Connector::new(self.settings()).unwrap().open(&self.request()).await
+        self.connector().open(&self.request(), &self.client).await
     }
 
     async fn fault(&self) -> ConnectFault {
@@ -789,6 +994,11 @@ async fn fault_after(said: String, direct: bool) -> String {
     assert_eq!(fault.label(), "negotiation_timeout");
     server.until(0, |heard| heard.closed).await;
     fault.to_string()
+}
+
+/// A member of a route as a plain list has it at place `n`.
+fn member(n: u16, server: Server) -> Member {
+    Member { server, priority: n, weight: 1, proxy_protocol: ProxyProtocol::Off }
 }
 
 fn tcp(address: SocketAddr, direct_tls: bool) -> Server {

@@ -13,7 +13,7 @@
 //! out when it fires.
 //!
 //! The dispatcher also keeps two 8-KiB buffers and itself for as long as it has the connection. So
-//! a connection that has been at rest for a moment leaves it ([`REST`]): the dispatcher is told that
+//! a connection that has been at rest for a moment leaves it (`REST`): the dispatcher is told that
 //! the client has gone, and the socket stays behind in the [`Watch`] for
 //! [`connection`](super::connection), together with the answer that is due if a request is held.
 //! That is done only where the dispatcher has nothing else that came from the client: the length

@@ -5,7 +5,7 @@
 //! keep what they have: a new certificate ends no session.
 //!
 //! Files are read again when they change: their modification time, size and inode are looked at
-//! every [`LOOK`], through symbolic links, since that is how certbot and Kubernetes replace them. A
+//! every `LOOK`, through symbolic links, since that is how certbot and Kubernetes replace them. A
 //! chain and its key are two files that change one after the other, so a change is taken once
 //! nothing has moved between two looks. What cannot be used leaves the old certificate in place.
 
