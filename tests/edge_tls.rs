@@ -660,7 +660,7 @@ fn wrong_certificates_are_told() -> Result {
         "{text}"
     );
     let (ok, text) = check("[tls]\ncertificates = [{ certificat = \"good.pem\" }]")?;
-    ensure!(!ok && text.contains("2: tls.certificates: unknown key"), "{text}");
+    ensure!(!ok && text.contains("2: tls.certificates.certificat: unknown key"), "{text}");
     Ok(())
 }
 
