@@ -480,7 +480,7 @@ mod convert {
         list.iter().map(|text| text.as_str().into()).collect()
     }
 
-    fn served(config: &Config) -> Served {
+    pub(super) fn served(config: &Config) -> Served {
         Served {
             domains: config.domains.keys().cloned().collect(),
             suffixes: config.suffixes.keys().cloned().collect(),
@@ -712,6 +712,47 @@ mod convert {
                 chain: client.certificate.clone(),
                 key: client.key.clone(),
             }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::domain::Domain;
+
+    /// SEC-22: the machines let those domains in, and no others, that the configuration routes and
+    /// the way to the servers knows.
+    #[test]
+    fn all_agree_on_what_is_served() {
+        const SERVERS: &str = "servers = [\"127.0.0.1\"]\n";
+        let suffix = "[domains.\"*.wide.test\"]";
+        let deeper = "[domains.\"*.deep.wide.test\"]";
+        for (fallback, others) in [("", false), ("[domains.\"*\"]\n", true)] {
+            let rest = if fallback.is_empty() { "" } else { SERVERS };
+            let text = format!(
+                "[domains.\"one.test\"]\n{SERVERS}{suffix}\n{SERVERS}{deeper}\n{SERVERS}{fallback}{rest}"
+            );
+            let config = Config::from_toml_str(&text).unwrap();
+            let served = convert::served(&config);
+            let connector = Connector::new(convert::upstream(&config), Health::default()).unwrap();
+            for (domain, expected) in [
+                ("one.test", true),
+                ("a.wide.test", true),
+                ("a.b.wide.test", true),
+                ("A.DEEP.wide.test.", true),
+                ("wide.test", others),
+                ("notwide.test", others),
+                ("a.one.test", others),
+                ("test", others),
+                ("127.0.0.1", others),
+                ("[::1]", others),
+            ] {
+                let domain = Domain::parse(domain).unwrap();
+                assert_eq!(served.serves(&domain), expected, "{domain:?}");
+                assert_eq!(config.route(&domain).is_some(), expected, "{domain:?}");
+                assert_eq!(connector.serves(&domain), expected, "{domain:?}");
+            }
         }
     }
 }
