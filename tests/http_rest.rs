@@ -158,6 +158,26 @@ fn a_request_that_has_not_come_whole_is_no_rest() -> Result {
     })
 }
 
+/// SEC-17: an answer that its reader takes slowly is no rest, and comes whole.
+#[test]
+fn a_slowly_taken_answer_is_no_rest() -> Result {
+    block_on(async {
+        let scene = Scene::new("").await?;
+        let (mut session, mut link) = scene.bound().await?;
+        // More than the sockets between hold.
+        let long = "x".repeat(7 << 20);
+        let mut slow = session.next("", "").await?;
+        link.write(&message(&long)).await?;
+        slow.connection.as_mut().context("a connection")?.taste(1).await?;
+        // A connection that rests by now came later.
+        let mut other = scene.send(&scene.url.request("GET", "", "")).await?;
+        ensure!(other.prompt_answer().await?.status == 200);
+        connections(&scene, "resting", 1).await?;
+        ensure!(slow.body().await?.messages() == [long]);
+        Ok(())
+    })
+}
+
 /// WS-01: a connection that has rested can become a WebSocket.
 #[test]
 fn a_rested_connection_is_upgraded() -> Result {

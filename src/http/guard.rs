@@ -136,6 +136,10 @@ impl Watch {
     fn received(&self, bytes: &[u8], now: Instant) {
         self.received.set(self.received.get().saturating_add(bytes.len()));
         self.resting.set(None);
+        if self.held.get() {
+            // The beginning of another request, which the dispatcher has.
+            self.astray.set(true);
+        }
         if self.begun.get().is_none() {
             self.begun.set(Some(now));
             self.body.set(None);
@@ -244,17 +248,34 @@ impl Guarded {
 
     fn deadline(&self) -> Option<Instant> {
         let blocked = self.blocked.map(|since| since + self.limits.stall);
-        self.watch
-            .deadline(&self.limits)
-            .into_iter()
-            .chain(blocked)
-            .chain(self.watch.rested())
-            .min()
+        self.watch.deadline(&self.limits).into_iter().chain(blocked).chain(self.rested()).min()
+    }
+
+    /// When it leaves; not in the middle of an answer.
+    fn rested(&self) -> Option<Instant> {
+        if self.blocked.is_some() { None } else { self.watch.rested() }
+    }
+
+    /// What is still in TLS's buffer has its time, too: of a write it is not known whether the
+    /// socket has taken it.
+    fn in_progress(
+        &mut self,
+        done: Poll<io::Result<()>>,
+        cx: &mut Context<'_>,
+    ) -> Poll<io::Result<()>> {
+        if done.is_pending() {
+            self.blocked.get_or_insert_with(clock);
+            self.in_time(cx)?;
+        } else {
+            self.blocked = None;
+        }
+        done
     }
 
     /// An error once a deadline has passed; the timer is left running for the next one.
     fn in_time(&mut self, cx: &mut Context<'_>) -> io::Result<()> {
         loop {
+            let rested = self.rested();
             let Some(sleep) = &mut self.sleep else {
                 let Some(at) = self.deadline() else { return Ok(()) };
                 self.sleep = Some(Box::pin(tokio::time::sleep_until(at.into())));
@@ -263,8 +284,7 @@ impl Guarded {
             if sleep.as_mut().poll(cx).is_pending() {
                 // The others would only be noticed that much later, which is less than another
                 // `arrival` or `stall`.
-                let Some(at) = self.watch.rested().filter(|&at| at < sleep.deadline().into_std())
-                else {
+                let Some(at) = rested.filter(|&at| at < sleep.deadline().into_std()) else {
                     return Ok(());
                 };
                 sleep.as_mut().reset(at.into());
@@ -280,8 +300,7 @@ impl Guarded {
             {
                 return Err(io::ErrorKind::TimedOut.into());
             }
-            // Not in the middle of an answer.
-            if late(self.watch.rested()) && self.blocked.is_none() {
+            if late(rested) {
                 self.watch.leaving.set(true);
                 return Ok(());
             }
@@ -365,7 +384,8 @@ impl AsyncWrite for Guarded {
     /// written: if that was something, nothing is owed any more.
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if let Some(io) = &mut self.io {
-            ready!(Pin::new(io).poll_flush(cx))?;
+            let flushed = Pin::new(io).poll_flush(cx);
+            ready!(self.in_progress(flushed, cx))?;
         }
         if std::mem::take(&mut self.wrote) {
             self.watch.answered();
@@ -385,7 +405,10 @@ impl AsyncWrite for Guarded {
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
         match &mut this.io {
-            Some(io) if !this.watch.leaving.get() => Pin::new(io).poll_shutdown(cx),
+            Some(io) if !this.watch.leaving.get() => {
+                let shut = Pin::new(io).poll_shutdown(cx);
+                this.in_progress(shut, cx)
+            }
             // It lives on elsewhere.
             _ => Poll::Ready(Ok(())),
         }
@@ -469,6 +492,13 @@ mod tests {
         assert!(overtaken.rested().is_none());
         overtaken.answered();
         assert!(overtaken.rested().is_none());
+        // So many bytes of it as the held one has itself.
+        let alike = watch(&[POST]);
+        alike.hold(Some(3));
+        alike.received(&POST[..20], clock());
+        alike.received(&POST[20..], clock());
+        alike.answered();
+        assert!(alike.rested().is_none());
         // The client was told to go on: its body is still to come (RFC 9110 §10.1.1).
         let expecting = watch(&[&POST[..POST.len() - 3]]);
         expecting.answered();

@@ -31,6 +31,9 @@ use crate::metrics::{Handshake, Metrics};
 /// How often files are looked at: a renewal is not urgent, a look costs two system calls.
 const LOOK: Duration = Duration::from_secs(2);
 
+/// Bytes of records that wait for a client's socket: one record.
+const SEND_BYTES: usize = 16 * 1024;
+
 /// What TLS needs of the configuration.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -115,7 +118,9 @@ impl Tls {
         let metrics = &self.metrics.tls;
         let handshake = self.acceptor.accept(io);
         match tokio::time::timeout(self.handshake_timeout, handshake).await {
-            Ok(Ok(stream)) => {
+            Ok(Ok(mut stream)) => {
+                // So that what a slow client takes shows before the stall limit (SEC-17).
+                stream.get_mut().1.set_buffer_limit(Some(SEND_BYTES));
                 let (_, session) = stream.get_ref();
                 metrics.handshake(match session.protocol_version() {
                     Some(ProtocolVersion::TLSv1_3) => Handshake::V1_3,
