@@ -321,6 +321,23 @@ fn replaced_files_are_read_again() -> Result {
         swap("/third.")?;
         eventually("the third certificate", async || edge.shown("third.test").await.ok()).await?;
         ensure!(edge.shown("other.test").await.is_err(), "its place was taken");
+
+        // Without any: that waits for the next start, as the end of the listener does.
+        let is_of_tls = |line: &&str| {
+            ["tls_addresses", "[[tls", "certificate = ", "key = "]
+                .iter()
+                .any(|word| line.starts_with(word))
+        };
+        let lines: Vec<_> = text.lines().filter(|line| !is_of_tls(line)).collect();
+        std::fs::write(&configuration, lines.join("\n"))?;
+        gateway.signal("HUP")?;
+        eventually("the word on what waits", async || {
+            let log = gateway.log();
+            (log.contains("listen.tls_addresses") && log.contains("tls.certificates")).then_some(())
+        })
+        .await?;
+        ensure!(edge.shown("third.test").await.is_ok(), "the listener has lost its certificate");
+        ensure!(expiry(0)? > 0.0, "and its end is not told");
         Ok(())
     })
 }

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::{error, info, warn};
 
 use super::{Gateway, Load, convert, live, notify, raise_file_limit};
-use crate::config::Config;
+use crate::config::{Config, Listen, Tls};
 use crate::http::Live;
 use crate::http::tls::Loaded;
 use crate::metrics::Metrics;
@@ -28,8 +28,8 @@ impl Gateway {
     }
 
     fn try_reload(&mut self, load: &Load) -> bool {
-        let mut config = match load() {
-            Ok(config) => config,
+        let requested = match load() {
+            Ok(requested) => requested,
             Err(error) => {
                 for problem in error.problems() {
                     error!(%problem, "config_reload_failed");
@@ -37,6 +37,8 @@ impl Gateway {
                 return false;
             }
         };
+        let keys = fixed(&self.config, &requested);
+        let config = in_force(&self.config, requested);
         // All that may still fail belongs here, before the first thing is changed.
         let live = match live(&config, &self.health) {
             Ok(live) => live,
@@ -56,17 +58,10 @@ impl Gateway {
         for warning in &config.warnings {
             warn!("{warning}");
         }
-        let keys = fixed(&self.config, &config);
         if !keys.is_empty() {
             let keys = keys.join(", ");
             warn!(keys, "config_restart_needed: what changed here waits for the next start");
         }
-        // Compared with the next one, too, these are what they were at the start.
-        config.listen = self.config.listen.clone();
-        config.admin = self.config.admin.clone();
-        config.log = self.config.log.clone();
-        config.tls.min_version = self.config.tls.min_version;
-
         let limits = &config.limits;
         if limits.sessions > self.config.limits.sessions {
             raise_file_limit(limits.sessions);
@@ -93,6 +88,24 @@ pub(super) fn note(metrics: &Metrics, live: &Live) {
     metrics.last_reload.set(now.as_secs_f64());
 }
 
+/// What was asked for, but for what waits for the next start: that is as it was, also when it is
+/// compared with what is asked for next.
+fn in_force(old: &Config, new: Config) -> Config {
+    let Listen { trusted_proxies, proxy_protocol, proxy_protocol_timeout, .. } = new.listen;
+    let listen =
+        Listen { trusted_proxies, proxy_protocol, proxy_protocol_timeout, ..old.listen.clone() };
+    let mut tls = Tls { min_version: old.tls.min_version, ..new.tls };
+    if is_left_without_certificates(&old.tls, &tls) {
+        tls = old.tls.clone();
+    }
+    Config { listen, tls, admin: old.admin.clone(), log: old.log.clone(), ..new }
+}
+
+/// A listener that is there has to show something until it can go.
+fn is_left_without_certificates(old: &Tls, new: &Tls) -> bool {
+    !old.certificates.is_empty() && new.certificates.is_empty()
+}
+
 /// The keys of which the new values wait for the next start.
 fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
     let (was, is) = (&old.listen, &new.listen);
@@ -101,6 +114,7 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("listen.tls_addresses", was.tls_addresses != is.tls_addresses),
         ("listen.handshake_timeout", was.handshake_timeout != is.handshake_timeout),
         ("listen.http2_streams", was.http2_streams != is.http2_streams),
+        ("tls.certificates", is_left_without_certificates(&old.tls, &new.tls)),
         ("tls.min_version", old.tls.min_version != new.tls.min_version),
         ("listen.workers", was.workers != is.workers),
         ("listen.backlog", was.backlog != is.backlog),
