@@ -61,6 +61,7 @@ impl Inner {
             Ok(None) => {}
             Err(_) => {
                 search.judge(&mut journal);
+                search.judge_name(&mut journal);
                 journal.failed(Reason::NegotiationTimeout(journal.stage));
             }
         }
@@ -79,6 +80,8 @@ struct Journal {
     answered: bool,
     /// For what that means to sessions to come. `None` if the candidate is not remembered.
     ticket: Option<Ticket>,
+    /// The name that the candidate is an address of, if that is remembered.
+    name: Option<Place>,
 }
 
 impl Journal {
@@ -89,6 +92,7 @@ impl Journal {
             stage: "we asked DNS",
             answered: false,
             ticket: None,
+            name: None,
         }
     }
 
@@ -221,6 +225,9 @@ impl Search<'_> {
             // as its connection, if there is another to try.
             let silence = (share > 1).then_some(within);
             journal.answered = false;
+            let name = candidate.name.filter(|_| candidate.remembered);
+            journal.name =
+                name.and_then(|name| names.get(name)).map(|(target, _)| target.place.clone());
             journal.stage = "we connected";
             let outcome = match connect(address, within).await {
                 Ok(io) => self.negotiate(io, &candidate.target, address, silence, journal).await,
@@ -234,6 +241,7 @@ impl Search<'_> {
                     self.note(&candidate, journal.answered, &mut names);
                 }
             }
+            journal.name = None;
             match outcome {
                 Outcome::Ready(established) => return Some(established),
                 Outcome::Failed(reason) => {
@@ -307,6 +315,16 @@ impl Search<'_> {
         match journal.ticket.take() {
             Some(ticket) if journal.answered => ticket.spoke(backoff, now()),
             Some(ticket) => ticket.failed(backoff, now()),
+            None => {}
+        }
+    }
+
+    /// The same for its name when all of the time is up: no other address of it will be tried.
+    fn judge_name(&self, journal: &mut Journal) {
+        let (health, backoff) = (&self.inner.health, &self.inner.backoff);
+        match journal.name.take() {
+            Some(name) if journal.answered => health.spoke(&name, backoff, now()),
+            Some(name) => health.failed(&name, false, backoff, now()),
             None => {}
         }
     }

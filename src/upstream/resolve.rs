@@ -152,7 +152,7 @@ pub(super) fn innermost(settings: &Settings) -> Reach {
 
 /// The configured servers, in the order to try.
 pub(super) fn configured(servers: &[Member]) -> Vec<Target> {
-    let members = order(servers.iter().collect(), |member| member.rank(), &mut throw);
+    let members = order(servers.iter().collect(), |member| member.rank(), &mut exact(throw));
     members.into_iter().map(Target::configured).collect()
 }
 
@@ -339,6 +339,13 @@ pub(super) fn throw(most: u32) -> u32 {
     u32::try_from((random * (u64::from(most) + 1)) >> 32).unwrap_or(most)
 }
 
+/// Dice that never show 0 unless there is nothing else: then the shares of [`order`] are those of
+/// the weights to the last one. RFC 2782's own are only nearly so, and far from it where weights
+/// are small, as people write them.
+fn exact(mut dice: impl FnMut(u32) -> u32) -> impl FnMut(u32) -> u32 {
+    move |most| if most == 0 { 0 } else { 1 + dice(most - 1) }
+}
+
 fn absolute(name: &str) -> Box<str> {
     format!("{name}.").into()
 }
@@ -404,6 +411,30 @@ mod tests {
             .count();
         // Numbers 0 and 1 of 0..=4 choose `a`: RFC 2782's own small bias.
         assert!((2_200..2_600).contains(&first_b), "{first_b}");
+    }
+
+    /// Configured servers get what their weights say, however small these are, and one of weight 0
+    /// gets nothing while another has some.
+    #[test]
+    fn shares_of_configured_servers_are_exact() {
+        let shares = |weights: &[u16]| -> Vec<u32> {
+            let records: Vec<_> = weights.iter().map(|&weight| srv("x", 1, weight)).collect();
+            let sum = u32::from(weights.iter().sum::<u16>()).max(1);
+            let mut firsts = vec![0; weights.len()];
+            for thrown in 0..sum {
+                let all = records.iter().enumerate().collect();
+                let rank = |(_, record): &(usize, &Srv)| record.rank();
+                let mut throws = [thrown].into_iter();
+                let dice = |most: u32| throws.next().unwrap_or(0).min(most);
+                firsts[order(all, rank, &mut exact(dice))[0].0] += 1;
+            }
+            firsts
+        };
+        assert_eq!(shares(&[1, 1]), [1, 1]);
+        assert_eq!(shares(&[1, 3]), [1, 3]);
+        assert_eq!(shares(&[0, 1]), [0, 1]);
+        assert_eq!(shares(&[2, 0, 5]), [2, 0, 5]);
+        assert_eq!(shares(&[0, 0]).iter().sum::<u32>(), 1);
     }
 
     /// SEC-22: which addresses a name from DNS may not lead to.
