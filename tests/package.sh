@@ -5,7 +5,7 @@
 #   tests/package.sh
 #
 # Where something is missing it says so and does nothing. What is installed meanwhile is the package
-# `bosphorus` and the user of that name, nothing else; ports are 15280 and 19280 on loopback.
+# `bosphorus` and the user of that name, nothing else; ports are 15222, 15280 and 19280 on loopback.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -15,7 +15,7 @@ fail() { say "FAILED: $*" >&2; exit 1; }
 
 cargo=${CARGO:-cargo}
 "$cargo" deb --version >/dev/null 2>&1 || skip "cargo-deb is not installed (cargo install cargo-deb)"
-for tool in dpkg adduser curl runuser python3; do
+for tool in dpkg adduser curl setpriv python3; do
     PATH="$PATH:/usr/sbin:/sbin" command -v "$tool" >/dev/null || skip "$tool is not installed"
 done
 [ "$(id -u)" = 0 ] || skip "dpkg needs root"
