@@ -2,6 +2,7 @@
 
 #[cfg(feature = "demo")]
 pub mod demo;
+mod discovery;
 mod notify;
 mod reload;
 mod signals;
@@ -225,12 +226,15 @@ fn live(config: &Config, health: &Health) -> anyhow::Result<Live> {
         routes: Routes::new(&config.ws.paths, &config.bosh.paths, convert::handshake(config)),
         face: Arc::new(convert::face(config, Arc::clone(&trust))),
         door: Arc::new(convert::door(config, Arc::clone(&trust))),
+        discovery: discovery::discovery(config),
         trust,
         connection: convert::connection(config),
         sessions: Arc::new(worker::Live {
             connector,
             settings: Arc::new(convert::websocket(config)),
             bosh: Arc::new(convert::bosh(config)),
+            websocket_origins: convert::origins(config, &config.ws.allowed_origins),
+            bosh_origins: convert::origins(config, &config.bosh.allowed_origins),
             stall_timeout: config.limits.stall_timeout,
         }),
     })
@@ -455,6 +459,7 @@ mod convert {
     use super::{Arc, Config, http, ws};
     use crate::config;
     use crate::proto::forwarded::Networks;
+    use crate::proto::origins::{self, Origins};
     use crate::proto::seam::FeatureRules;
     use crate::proto::stream::Served;
     use crate::proto::{bosh, frame, handshake, xml};
@@ -465,14 +470,20 @@ mod convert {
         handshake::Settings {
             require_subprotocol: config.ws.require_subprotocol,
             require_origin: config.ws.require_origin,
-            origins: origins(&config.ws.allowed_origins),
+            origins: origins(config, &config.ws.allowed_origins).all(),
         }
     }
 
-    fn origins(allowed: &config::AllowedOrigins) -> handshake::Origins {
-        match allowed {
-            config::AllowedOrigins::Any => handshake::Origins::Any,
-            config::AllowedOrigins::Listed(list) => handshake::Origins::Listed(boxed(list)),
+    /// The pages of each domain; `others` are those of the domains that name none.
+    pub(super) fn origins(config: &Config, others: &config::AllowedOrigins) -> origins::ByDomain {
+        let of = |route: &config::Route| match route.allowed_origins.as_ref().unwrap_or(others) {
+            config::AllowedOrigins::Any => Origins::Any,
+            config::AllowedOrigins::Listed(list) => Origins::Listed(boxed(list)),
+        };
+        origins::ByDomain {
+            domains: config.domains.iter().map(|(name, to)| (name.clone(), of(to))).collect(),
+            suffixes: config.suffixes.iter().map(|(name, to)| (name.clone(), of(to))).collect(),
+            any: config.fallback.as_ref().map(of),
         }
     }
 
@@ -579,7 +590,8 @@ mod convert {
     pub(super) fn face(config: &Config, trust: Arc<http::caller::Trust>) -> http::bosh::Settings {
         let bosh = &config.bosh;
         http::bosh::Settings {
-            origins: origins(&bosh.allowed_origins),
+            origins: origins(config, &bosh.allowed_origins).all(),
+            allow_credentials: bosh.allow_credentials,
             allowed_headers: boxed(&bosh.allowed_headers),
             body_timeout: bosh.body_timeout,
             gzip: bosh.gzip,

@@ -131,16 +131,14 @@ fn unknown_keys_are_refused_wherever_they_are() {
         [
             "(text):5: admin.adress: unknown key, expected `address`",
             "(text):6: lisen: unknown key, expected one of `default_domain`, `listen`, `tls`, `admin`, `ws`, \
-             `bosh`, `limits`, `upstream`, `domains`, `sasl`, `drain`, `log`",
+             `bosh`, `limits`, `upstream`, `domains`, `sasl`, `discovery`, `drain`, `log`",
             "(text):8: log.deep: unknown key, expected `format` or `filter`",
         ]
     );
     assert_eq!(
         faults("[domains.\"example.org\"]\nserver = []\n"),
-        [
-            "(text):2: domains.\"example.org\".server: unknown key, expected one of `servers`, `tls`, \
-          `ca_file`, `pin_sha256`, `insecure`, `client_certificate`, `client_key`"
-        ]
+        ["(text):2: domains.\"example.org\".server: unknown key, expected one of `servers`, \
+          `public_url`, `allowed_origins`, `tls`, `ca_file`, `pin_sha256`, `insecure`, `client_certificate`, `client_key`"]
     );
     assert_eq!(
         refused(
@@ -150,7 +148,7 @@ fn unknown_keys_are_refused_wherever_they_are() {
         ),
         [
             "BOSPHORUS__: \"\": unknown key, expected one of `default_domain`, `listen`, `tls`, `admin`, `ws`, \
-             `bosh`, `limits`, `upstream`, `domains`, `sasl`, `drain`, `log`",
+             `bosh`, `limits`, `upstream`, `domains`, `sasl`, `discovery`, `drain`, `log`",
             "BOSPHORUS__LOG: log: expected a table, found string \"x\"",
             "BOSPHORUS__LOG__LEVEL: log.level: unknown key, expected `format` or `filter`",
         ]
@@ -310,7 +308,7 @@ servers = ["http://x", "unix:foo", "1.2.3.4:0", "::1", "[::1", "a b"]
         (9, "listen.head_timeout: expected 1ms to 24h, found 0s".to_owned()),
         (11, "ws.paths: expected a path such as \"/ws\", found \"ws\"".to_owned()),
         (12, "ws.allowed_origins: expected an origin such as \"https://chat.example.org\" (scheme, host, \
-              port if not the usual one, nothing after it), \"null\" or \"*\", found \
+              port if not the usual one, nothing after it), \"https://*.example.org\", \"null\" or \"*\", found \
               \"https://chat.example/\"".to_owned()),
         (14, "limits.element_bytes: expected 10000 to 1073741824 bytes, found 9999".to_owned()),
         (16, "upstream.tls: expected \"auto\", \"required\", \"if-offered\" or \"never\", found \"maybe\"".to_owned()),
@@ -712,18 +710,72 @@ servers = ["127.0.0.1:5222", "[::1]", "unix:/run/x", "xmpps://192.0.2.1"]
 #[test]
 fn origins_are_compared_as_browsers_write_them() {
     let text = format!(
-        "[ws]\nallowed_origins = [\"https://Chat.Example.org:443\", \"http://[::1]:8080\", \"null\"]\n{DOMAIN}"
+        "[ws]\nallowed_origins = [\"https://Chat.Example.org:443\", \"https://*.Example.org\", \
+         \"http://[::1]:8080\", \"null\"]\n{DOMAIN}"
     );
     let origins = Config::from_toml_str(&text).unwrap().ws.allowed_origins;
-    for origin in ["https://chat.example.org", "http://[::1]:8080", "null"] {
-        assert!(origins.allows(origin), "{origin}");
+    let expected =
+        ["https://chat.example.org", "https://*.example.org", "http://[::1]:8080", "null"];
+    assert_eq!(origins, AllowedOrigins::Listed(expected.map(str::to_owned).to_vec()));
+    assert_eq!(Config::default().ws.allowed_origins, AllowedOrigins::Any);
+}
+
+/// SEC-03: cookies are for pages that are named.
+#[test]
+fn cookies_are_for_pages_that_are_named() {
+    let bosh = |bosh: &str, domain: &str| {
+        let text = format!("[bosh]\nallow_credentials = true\n{bosh}\n{DOMAIN}{domain}\n");
+        Config::from_toml_str(&text)
+    };
+    let listed = "allowed_origins = [\"https://a.test\"]";
+    assert!(bosh(listed, "").is_ok());
+    assert!(bosh("", listed).is_ok());
+    for (general, own) in [("", ""), (listed, "allowed_origins = [\"*\"]")] {
+        let fault = bosh(general, own).unwrap_err().to_string();
+        assert!(
+            fault.starts_with("(text):2: bosh.allow_credentials: expected the pages that may"),
+            "{fault}"
+        );
     }
-    for origin in
-        ["http://chat.example.org", "https://chat.example.org:444", "http://[::1]", "*", ""]
-    {
-        assert!(!origins.allows(origin), "{origin}");
+}
+
+/// DISC-03, DISC-08: what is published, and what is not.
+#[test]
+fn the_discovery_is_checked() {
+    let discovery = |text: &str, domain: &str| {
+        Config::from_toml_str(&format!("[discovery]\n{text}\n{DOMAIN}{domain}\n"))
+    };
+    let url = |config: &Config| {
+        config.domains.values().next().unwrap().public_url.as_ref().map(|url| url.rest.clone())
+    };
+    let general = "public_url = \"https://chat.test/x/\"";
+    assert_eq!(url(&discovery("", "").unwrap()), None);
+    assert_eq!(url(&discovery(general, "").unwrap()).as_deref(), Some("chat.test/x"));
+    assert_eq!(url(&discovery(general, "public_url = \"\"").unwrap()), None);
+    let own = discovery(general, "public_url = \"https://b.test:8443\"").unwrap();
+    assert_eq!(url(&own).as_deref(), Some("b.test:8443"));
+    assert_eq!(
+        discovery("public_url = \"http://chat.test\"", "").unwrap().warnings,
+        [
+            "(text):2: discovery.public_url: nothing is published of it: clients may only be sent to \
+          https: and wss: (XEP-0156 §2)"
+        ]
+    );
+    for (text, expected) in [
+        ("public_url = \"chat.test\"", "discovery.public_url: expected the URL of the place"),
+        (
+            "links = [{ rel = \"a\" }]",
+            "discovery.links: expected a URL with https: or wss: as its href",
+        ),
+        ("links = [{ href = \"https://a\" }]", "discovery.links: expected a relation as its rel"),
+        (
+            "links = [{ rel = \"a\", href = \"http://a\" }]",
+            "discovery.links: expected a URL with https: or wss: as its href, found \"http://a\"",
+        ),
+    ] {
+        let fault = discovery(text, "").unwrap_err().to_string();
+        assert!(fault.starts_with(&format!("(text):2: {expected}")), "{fault}");
     }
-    assert!(Config::default().ws.allowed_origins.allows("https://any.example"));
 }
 
 #[test]
@@ -753,11 +805,17 @@ fn the_default_file_is_the_defaults() {
     expected.domains.clear();
     assert_eq!(Config::default(), expected);
 
-    let without_default =
-        ["default_domain", "ca_file", "client_certificate", "client_key", "see_other_uri"];
+    let without_default = [
+        "default_domain",
+        "ca_file",
+        "client_certificate",
+        "client_key",
+        "see_other_uri",
+        "public_url",
+    ];
     let mut sections = known_keys("");
     sections.retain(|key| key != "domains" && key != "default_domain");
-    assert_eq!(sections.len(), 10);
+    assert_eq!(sections.len(), 11);
     let lines: Vec<&str> = DEFAULTS.lines().collect();
     for (section, keys) in sections
         .iter()

@@ -6,7 +6,8 @@ use std::io::Read as _;
 use std::ops::Range;
 
 use bosphorus::proto::frame::{self, FrameEvent, FrameLimits, FrameReader};
-use bosphorus::proto::handshake::{self, Origins, Settings, Verdict, Version};
+use bosphorus::proto::handshake::{self, Settings, Verdict, Version};
+use bosphorus::proto::origins::Origins;
 use memchr::memmem;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpStream};

@@ -184,7 +184,7 @@ impl World {
                 let identified = a & 4 != 0;
                 self.handle(Event::Connected { header: &header, secure: true, identified });
             }
-            12 => self.handle(Event::ConnectFailed),
+            12 => self.handle(Event::ConnectFailed { fault: Fault::ServerUnreachable }),
             13 => match a & 7 {
                 0 => self.handle(Event::ServerGone),
                 1 => self.handle(Event::ServerStalled),

@@ -123,6 +123,8 @@ fn route_to(config: &mut Config, server: SocketAddr) -> anyhow::Result<()> {
         pin_sha256: Vec::new(),
         insecure: false,
         client: None,
+        allowed_origins: None,
+        public_url: None,
     };
     config.domains.insert(Domain::parse(DOMAIN).context("the domain of the demo")?, route);
     Ok(())

@@ -5,6 +5,7 @@
 
 mod addresses;
 mod bosh;
+mod discovery;
 mod drain;
 mod servers;
 mod tls;
@@ -83,11 +84,17 @@ impl Checker<'_> {
         let bosh = self.bosh(&raw.bosh);
         let limits = self.limits(&raw.limits);
         let (upstream, security) = self.upstream(&raw.upstream);
+        let discovery = self.discovery(&raw.discovery);
         let mut domains = BTreeMap::new();
         let mut suffixes = BTreeMap::new();
         let mut fallback = None;
         for (name, domain) in &raw.domains {
-            let route = self.route(name, domain, &security);
+            let mut route = self.route(name, domain, &security);
+            route.public_url = match domain.public_url.as_deref() {
+                None => discovery.public_url.clone(),
+                Some("") => None,
+                Some(text) => self.public_url(&["domains", name, "public_url"], text),
+            };
             if name.starts_with('*') && domain.servers.is_empty() {
                 let what = if name == "*" { "host on the net" } else { "host below it" };
                 self.problem(
@@ -120,11 +127,13 @@ impl Checker<'_> {
             suffixes,
             fallback,
             sasl: self.sasl(&raw.sasl),
+            discovery,
             drain: self.drain(&raw.drain),
             log: self.log(&raw.log),
             warnings: Vec::new(),
         };
         config.default_domain = self.default_domain(raw, &config);
+        self.credentials(&config);
         config
     }
 
@@ -264,7 +273,8 @@ impl Checker<'_> {
                     self.expected(
                         &path,
                         "an origin such as \"https://chat.example.org\" (scheme, host, port if \
-                         not the usual one, nothing after it), \"null\" or \"*\"",
+                         not the usual one, nothing after it), \"https://*.example.org\", \"null\" \
+                         or \"*\"",
                         quoted(text),
                     );
                 }
@@ -277,6 +287,23 @@ impl Checker<'_> {
             return AllowedOrigins::Any;
         }
         AllowedOrigins::Listed(listed)
+    }
+
+    /// SEC-03: whoever lets pages send cookies says which pages.
+    fn credentials(&mut self, config: &Config) {
+        let any = |origins: &AllowedOrigins| *origins == AllowedOrigins::Any;
+        let routes =
+            config.domains.values().chain(config.suffixes.values()).chain(&config.fallback);
+        let mut own = routes.map(|route| route.allowed_origins.as_ref());
+        // The general list is that of the domains without one, or of none at all.
+        let is_any = own.any(|own| any(own.unwrap_or(&config.bosh.allowed_origins)));
+        if config.bosh.allow_credentials && is_any {
+            self.problem(
+                &["bosh", "allow_credentials"],
+                "expected the pages that may send cookies in bosh.allowed_origins, found \"*\": any \
+                 page could use the sessions of its visitors",
+            );
+        }
     }
 
     fn limits(&mut self, raw: &raw::Limits) -> Limits {
@@ -469,7 +496,20 @@ impl Checker<'_> {
             }
         }
         let Security { tls, ca_file, pin_sha256, insecure, client } = security;
-        Route { servers, tls, ca_file, pin_sha256, insecure, client }
+        let allowed_origins = raw
+            .allowed_origins
+            .as_ref()
+            .map(|list| self.origins_list(&key("allowed_origins"), list));
+        Route {
+            servers,
+            tls,
+            ca_file,
+            pin_sha256,
+            insecure,
+            client,
+            allowed_origins,
+            public_url: None,
+        }
     }
 
     fn sasl(&mut self, raw: &raw::Sasl) -> Sasl {
@@ -774,6 +814,7 @@ fn parse_origin(text: &str) -> Option<String> {
     let host_ok = match host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')) {
         Some(inner) => inner.parse::<Ipv6Addr>().is_ok(),
         None => {
+            let host = host.strip_prefix("*.").unwrap_or(host);
             !host.is_empty()
                 && host.bytes().all(|b| b.is_ascii_alphanumeric() || b"-._".contains(&b))
         }

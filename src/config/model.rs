@@ -42,6 +42,8 @@ pub struct Config {
     pub fallback: Option<Route>,
     /// `[sasl]`.
     pub sasl: Sasl,
+    /// `[discovery]`: how clients find the endpoints.
+    pub discovery: Discovery,
     /// `[drain]`: the end of the process.
     pub drain: Drain,
     /// `[log]`.
@@ -187,6 +189,8 @@ pub struct Bosh {
     pub allowed_origins: AllowedOrigins,
     /// SEC-02: request headers that pages may send besides `Content-Type`; lower case.
     pub allowed_headers: Vec<String>,
+    /// SEC-02: pages may send cookies with their requests, as some load balancers want it.
+    pub allow_credentials: bool,
     /// SEC-18: the time for a request's body, besides a second for each KiB that came.
     pub body_timeout: Duration,
     /// BOSH-25: the only values of `route` that are let pass, as `host:port`; empty ignores it.
@@ -218,16 +222,6 @@ pub enum AllowedOrigins {
     Any,
     /// Serialised origins (RFC 6454 §6.2) in lower case without a default port, or `null`.
     Listed(Vec<String>),
-}
-
-impl AllowedOrigins {
-    /// Whether a page of this origin, the value of an `Origin` header, may connect.
-    pub fn allows(&self, origin: &str) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Listed(list) => list.iter().any(|listed| listed.eq_ignore_ascii_case(origin)),
-        }
-    }
 }
 
 /// `[limits]`: memory and time that peers can take.
@@ -327,6 +321,10 @@ pub struct Route {
     pub insecure: bool,
     /// UP-16: what to present when the server asks who connects.
     pub client: Option<ClientIdentity>,
+    /// Which web pages may open streams of the domain, instead of what `[ws]` and `[bosh]` say.
+    pub allowed_origins: Option<AllowedOrigins>,
+    /// Where clients of the domain reach the gateway, if that is to be published.
+    pub public_url: Option<PublicUrl>,
 }
 
 /// `tls` of `[upstream]` or of a domain: whether STARTTLS is used.
@@ -454,6 +452,34 @@ pub enum ChannelBinding {
     Passthrough,
     /// Every trace of channel binding is taken out of the offer.
     Strip,
+}
+
+/// `[discovery]` (XEP-0156).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Discovery {
+    /// Where clients reach the gateway; `None` publishes nothing but of domains that say it
+    /// themselves.
+    pub public_url: Option<PublicUrl>,
+    /// DISC-08: links that are published besides those of the transports.
+    pub links: Vec<DiscoveryLink>,
+}
+
+/// An element of `discovery.links`.
+#[derive(Debug, Clone, PartialEq)]
+pub struct DiscoveryLink {
+    /// What is there: visible ASCII, as the other is.
+    pub rel: String,
+    /// A URL with `https:` or `wss:`.
+    pub href: String,
+}
+
+/// A URL that the paths of the transports are below.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PublicUrl {
+    /// DISC-03: it is `https:`, not `http:`, of which nothing is published.
+    pub secure: bool,
+    /// What follows the scheme: host, port if any, path if any; no slash at the end.
+    pub rest: String,
 }
 
 /// `[drain]`.

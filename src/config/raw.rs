@@ -27,6 +27,7 @@ pub(super) struct Raw {
     pub(super) upstream: Upstream,
     pub(super) domains: BTreeMap<String, Domain>,
     pub(super) sasl: Sasl,
+    pub(super) discovery: Discovery,
     pub(super) drain: Drain,
     pub(super) log: Log,
 }
@@ -156,6 +157,7 @@ pub(super) struct Bosh {
     pub(super) legacy_unknown: String,
     pub(super) allowed_origins: Vec<String>,
     pub(super) allowed_headers: Vec<String>,
+    pub(super) allow_credentials: bool,
     pub(super) body_timeout: Span,
     pub(super) route_allow: Vec<String>,
 }
@@ -180,6 +182,7 @@ impl Default for Bosh {
             legacy_unknown: "body".to_owned(),
             allowed_origins: list(&["*"]),
             allowed_headers: Vec::new(),
+            allow_credentials: false,
             body_timeout: seconds(15),
             route_allow: Vec::new(),
         }
@@ -303,6 +306,8 @@ impl Default for Upstream {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Domain {
     pub(super) servers: Vec<Server>,
+    pub(super) public_url: Option<String>,
+    pub(super) allowed_origins: Option<Vec<String>>,
     pub(super) tls: Option<String>,
     pub(super) ca_file: Option<String>,
     pub(super) pin_sha256: Option<Vec<String>>,
@@ -355,6 +360,25 @@ impl Default for Sasl {
     fn default() -> Self {
         Self { channel_binding: "passthrough".to_owned() }
     }
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Discovery {
+    pub(super) public_url: Option<String>,
+    pub(super) links: Vec<Link>,
+}
+
+/// One element of `discovery.links`. Both are needed; that one is missing is told by `check`.
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(
+    deny_unknown_fields,
+    default,
+    expecting = "a table such as { rel = \"…\", href = \"https://…\" }"
+)]
+pub(super) struct Link {
+    pub(super) rel: String,
+    pub(super) href: String,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]

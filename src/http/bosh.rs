@@ -24,7 +24,7 @@ use std::time::Duration;
 
 use actix_http::ConnectionType;
 use actix_web::body::MessageBody;
-use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use actix_web::http::{Method, StatusCode, Version};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use tokio::sync::oneshot;
@@ -42,7 +42,7 @@ use crate::metrics::{Limit, OpenGuard, Refusal};
 use crate::proto::bosh::body::{self, Body, Unreadable};
 use crate::proto::bosh::{Content, Reply, response};
 use crate::proto::fault::Fault;
-use crate::proto::handshake::Origins;
+use crate::proto::origins::Origins;
 use crate::session::bosh::create;
 use crate::session::registry::{Exchange, Refused};
 use crate::session::timer::clock;
@@ -51,8 +51,10 @@ use crate::session::worker::{self, NoPlace, Worker};
 /// What the face of BOSH needs of the configuration.
 #[derive(Debug)]
 pub struct Settings {
-    /// The pages that may read the answers (SEC-02).
+    /// The pages that may read the answers (SEC-02): those of all domains together.
     pub origins: Origins,
+    /// They may send cookies, which load balancers go by.
+    pub allow_credentials: bool,
     /// Request headers that pages may send besides `Content-Type`.
     pub allowed_headers: Vec<Box<str>>,
     /// The time for a request's body, besides a second for each KiB that came (SEC-18).
@@ -132,13 +134,10 @@ impl Face {
     pub async fn answer(self, request: HttpRequest, mut payload: web::Payload) -> HttpResponse {
         let settings = &self.settings;
         let headers = request.headers();
-        let text = |name: HeaderName| headers.get(name).and_then(|value| value.to_str().ok());
         let client = Client {
             caller: Caller::of(&door::arrival(&request), headers, &settings.trust),
-            origin: match settings.origins {
-                Origins::Any => None,
-                Origins::Listed(_) => text(header::ORIGIN).map(str::to_owned),
-            },
+            origin: origin(headers)
+                .filter(|_| settings.origins != Origins::Any || self.live.bosh_origins.differ()),
             takes_gzip: settings.gzip && takes_gzip(headers),
             close: self.worker.shared.sessions.is_draining(),
         };
@@ -194,7 +193,7 @@ impl Face {
             }
             Err(failure) => return self.unread(&client, failure, payload),
         };
-        match self.bring(request, &client.caller) {
+        match self.bring(request, &client) {
             Ok(answer) => {
                 Held::new(Waiting { face: self, client, answer, _open: open }, watch).await
             }
@@ -224,7 +223,7 @@ impl Face {
     fn bring(
         &self,
         request: Result<Body, Unreadable>,
-        caller: &Caller,
+        Client { caller, origin, .. }: &Client,
     ) -> Result<oneshot::Receiver<Reply>, (Refusal, Instead)> {
         let shared = &self.worker.shared;
         let sid = match &request {
@@ -262,7 +261,7 @@ impl Face {
             }
             (Refusal::Overload, Instead::Later)
         })?;
-        create(&self.worker, &self.live, body, permit, caller.client())
+        create(&self.worker, &self.live, body, permit, caller.client(), origin.as_deref())
             .map_err(|reply| (Refusal::Creation, Instead::Reply(reply)))
     }
 
@@ -381,17 +380,11 @@ impl Face {
 
     /// Adds what lets a page see the answer; whether this one may.
     fn cors(&self, client: &Client, response: &mut HttpResponseBuilder) -> bool {
-        let allow = header::ACCESS_CONTROL_ALLOW_ORIGIN;
-        if self.settings.origins == Origins::Any {
-            response.insert_header((allow, HeaderValue::from_static("*")));
-            return true;
+        let (origins, origin) = (&self.settings.origins, client.origin.as_deref());
+        for header in origins.cors(origin, self.settings.allow_credentials) {
+            response.insert_header(header);
         }
-        response.insert_header((header::VARY, HeaderValue::from_static("Origin")));
-        let origin = client.origin.as_deref().filter(|o| self.settings.origins.allows(o));
-        if let Some(value) = origin.and_then(|origin| HeaderValue::from_str(origin).ok()) {
-            response.insert_header((allow, value));
-        }
-        origin.is_some()
+        *origins == Origins::Any || origin.is_some_and(|origin| origins.allows(origin))
     }
 
     fn count(&self, client: &Client, why: Refusal) {
@@ -439,6 +432,12 @@ fn boxed<B: MessageBody + 'static>(
 /// The end of what is no session, or of one that has failed (BOSH-70).
 fn refusal(fault: Fault) -> Reply {
     response::refusal(fault, false, Content::default())
+}
+
+/// The page that a request comes from, if a page sent it.
+pub(super) fn origin(headers: &HeaderMap) -> Option<String> {
+    // What is not ASCII is no origin, and so none that is listed.
+    headers.get(header::ORIGIN).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
 }
 
 /// RFC 9110 §12.5.3: whether the client takes gzip. One that says nothing is not asked to.

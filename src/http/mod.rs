@@ -14,6 +14,7 @@ pub mod connection;
 pub mod door;
 pub mod guard;
 pub mod h2;
+mod host_meta;
 pub mod proxy_protocol;
 pub mod tls;
 pub mod ws;
@@ -28,6 +29,8 @@ use arc_swap::ArcSwap;
 
 use self::guard::Watch;
 use crate::proto::handshake::{self, Answer, Verdict, Version};
+use crate::proto::host_meta::Discovery;
+use crate::proto::origins::Origins;
 use crate::session::worker::{self, Worker};
 
 /// What requests are judged by and sessions are made with. A reload of the configuration puts
@@ -38,6 +41,8 @@ pub struct Live {
     pub routes: Routes,
     /// BOSH towards browsers.
     pub face: Arc<bosh::Settings>,
+    /// How clients of which domain find the endpoints.
+    pub discovery: Discovery,
     /// Whom to believe who the client is.
     pub trust: Arc<caller::Trust>,
     /// What a connection goes through at first.
@@ -122,7 +127,7 @@ impl Routes {
 
     /// Who may connect.
     #[must_use]
-    pub fn origins(&self) -> &handshake::Origins {
+    pub fn origins(&self) -> &Origins {
         &self.handshake.origins
     }
 }
@@ -138,8 +143,12 @@ pub fn configure(
             if is_bodyless(&request) {
                 request.conn_data::<Rc<Watch>>().into_iter().for_each(|watch| watch.bodyless());
             }
+            let is_draining = worker.shared.sessions.is_draining();
+            let document = host_meta::answer(&live, &request, is_draining);
             async move {
-                if live.routes.is_bosh(request.path(), request.method().as_str()) {
+                if let Some(document) = document {
+                    document
+                } else if live.routes.is_bosh(request.path(), request.method().as_str()) {
                     bosh::Face::new(worker, &live).answer(request, payload).await
                 } else {
                     plain(&live.routes, &request)

@@ -69,11 +69,7 @@ impl Hook {
             let version = version(request.version());
             live.routes.judge(request.path(), request.method().as_str(), version, headers)
         };
-        let origin = request
-            .headers()
-            .get(actix_http::header::ORIGIN)
-            .and_then(|origin| origin.to_str().ok())
-            .map(str::to_owned);
+        let origin = super::bosh::origin(request.headers());
         drop(request);
         let parts = framed.into_parts();
         let mut early = parts.read_buf.to_vec();
@@ -103,7 +99,7 @@ impl Hook {
                         answer.extend(handshake::switching_protocols(&accept_key, protocol));
                         let live = Arc::clone(&live.sessions);
                         return self
-                            .start(socket, &answer, early, live, permit, caller.client())
+                            .start(socket, &answer, early, live, permit, (caller.client(), origin))
                             .await;
                     }
                     Err(NoPlace::Draining) => metrics.upgrade(Upgrade::Drain),
@@ -156,7 +152,7 @@ impl Hook {
         early: Vec<u8>,
         live: Arc<worker::Live>,
         permit: worker::Permit,
-        who: upstream::Client,
+        (who, origin): (upstream::Client, Option<String>),
     ) -> Result<(), actix_http::Error> {
         // Ninety-odd bytes into an empty socket buffer: this does not wait.
         if tokio::time::timeout(REFUSAL_PATIENCE, tell(&mut socket, answer)).await.is_err() {
@@ -164,6 +160,7 @@ impl Hook {
         }
         let id = self.worker.next_id();
         let who = upstream::Client { id, ..who };
+        let origin = live.websocket_origins.of_interest(origin.as_deref());
         let span = info_span!(
             parent: None,
             "session",
@@ -173,7 +170,7 @@ impl Hook {
             domain = tracing::field::Empty,
         );
         let worker = Rc::clone(&self.worker);
-        let run = Run::new(worker, live, socket, early, permit, span, who, clock());
+        let run = Run::new(worker, live, socket, early, permit, span, (who, origin), clock());
         actix_rt::spawn(run);
         Ok(())
     }

@@ -5,6 +5,7 @@
 //! hashed, put into an attribute without escaping, and handed to DNS and TLS.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
@@ -107,6 +108,40 @@ impl Domain {
             Some(inner) => inner.trim_end_matches(']').parse().ok().map(IpAddr::V6),
             None => self.0.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
         }
+    }
+}
+
+/// Something for each domain that is served, found as its server is: by name, else by the longest
+/// suffix, else as any other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ByDomain<T> {
+    /// For domains served by name.
+    pub domains: BTreeMap<Domain, T>,
+    /// For the domains below these.
+    pub suffixes: BTreeMap<Domain, T>,
+    /// For all others, if they are served.
+    pub any: Option<T>,
+}
+
+impl<T> Default for ByDomain<T> {
+    fn default() -> Self {
+        Self { domains: BTreeMap::new(), suffixes: BTreeMap::new(), any: None }
+    }
+}
+
+impl<T> ByDomain<T> {
+    /// What there is for `domain`; `None` if that is not served.
+    #[must_use]
+    pub fn get(&self, domain: &Domain) -> Option<&T> {
+        self.domains
+            .get(domain)
+            .or_else(|| domain.parents().find_map(|parent| self.suffixes.get(parent)))
+            .or(self.any.as_ref())
+    }
+
+    /// All of it.
+    pub fn values(&self) -> impl Iterator<Item = &T> {
+        self.domains.values().chain(self.suffixes.values()).chain(&self.any)
     }
 }
 

@@ -79,6 +79,8 @@ pub enum Fault {
     UnsupportedVersion,
     /// `to` names no domain that is served here.
     HostUnknown,
+    /// A page of another origin than those that may open streams of the domain.
+    ForeignOrigin,
     /// Text that is not UTF-8.
     BadUtf8,
     /// An XML declaration that names another encoding than UTF-8.
@@ -151,7 +153,7 @@ pub struct StreamError {
 
 impl Fault {
     /// Every fault, for tables and tests.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::Closed,
         Self::ServerClosed,
         Self::ServerError,
@@ -166,6 +168,7 @@ impl Fault {
         Self::InvalidNamespace,
         Self::UnsupportedVersion,
         Self::HostUnknown,
+        Self::ForeignOrigin,
         Self::BadUtf8,
         Self::UnsupportedEncoding,
         Self::Binary,
@@ -213,6 +216,7 @@ impl Fault {
             | Self::InvalidNamespace
             | Self::UnsupportedVersion
             | Self::HostUnknown
+            | Self::ForeignOrigin
             | Self::BadUtf8
             | Self::UnsupportedEncoding
             | Self::Binary
@@ -263,6 +267,7 @@ impl Fault {
             Self::InvalidNamespace => "invalid_namespace",
             Self::UnsupportedVersion => "unsupported_version",
             Self::HostUnknown => "bad_host",
+            Self::ForeignOrigin => "foreign_origin",
             Self::BadUtf8 => "bad_utf8",
             Self::UnsupportedEncoding => "bad_encoding",
             Self::Binary => "binary",
@@ -326,6 +331,9 @@ impl Fault {
             Self::InvalidNamespace => ("invalid-namespace", "the stream namespace is wrong"),
             Self::UnsupportedVersion => ("unsupported-version", "only version 1.0 is spoken"),
             Self::HostUnknown => ("host-unknown", "this domain is not served here"),
+            Self::ForeignOrigin => {
+                ("policy-violation", "web pages of this origin are not served for this domain")
+            }
             Self::BadUtf8 => ("not-well-formed", "the text is not UTF-8"),
             Self::UnsupportedEncoding => ("unsupported-encoding", "only UTF-8 is spoken"),
             Self::Binary => ("bad-format", "XMPP is sent in text messages"),
@@ -389,7 +397,8 @@ impl Fault {
             | Self::Overactive
             | Self::Repeated
             | Self::ReplayFull
-            | Self::EarlyData => Condition::PolicyViolation,
+            | Self::EarlyData
+            | Self::ForeignOrigin => Condition::PolicyViolation,
             Self::ServerError => Condition::RemoteStreamError,
             Self::ServerUnreachable
             | Self::ServerLost
@@ -425,6 +434,7 @@ impl Fault {
             | Self::InvalidNamespace
             | Self::UnsupportedVersion
             | Self::HostUnknown
+            | Self::ForeignOrigin
             | Self::UnsupportedEncoding
             | Self::TooBig
             | Self::XmlLimit
@@ -461,6 +471,7 @@ impl Fault {
             | Self::InvalidNamespace
             | Self::UnsupportedVersion
             | Self::HostUnknown
+            | Self::ForeignOrigin
             | Self::BadUtf8
             | Self::UnsupportedEncoding
             | Self::Binary

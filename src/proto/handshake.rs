@@ -13,6 +13,8 @@ use base64::alphabet::STANDARD;
 use base64::engine::general_purpose::{GeneralPurpose, GeneralPurposeConfig};
 use sha1::{Digest as _, Sha1};
 
+use super::origins::Origins;
+
 /// What a deployment asks of an upgrade.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -22,40 +24,6 @@ pub struct Settings {
     pub require_origin: bool,
     /// The web origins that may connect.
     pub origins: Origins,
-}
-
-/// Web origins (RFC 6454) that are served.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Origins {
-    /// All of them: XMPP credentials are not ambient, so this is no hole by itself.
-    Any,
-    /// These: `scheme://host[:port]`, or `null`.
-    Listed(Vec<Box<str>>),
-}
-
-impl Origins {
-    /// Whether `origin`, an `Origin` header's value, is served: scheme, host and port exactly,
-    /// letter case aside, with a scheme's default port the same as none.
-    pub fn allows(&self, origin: &str) -> bool {
-        match self {
-            Self::Any => true,
-            Self::Listed(list) => {
-                list.iter().any(|listed| bare(listed).eq_ignore_ascii_case(bare(origin)))
-            }
-        }
-    }
-
-    /// The CORS headers of an answer to a request from `origin`, which `GET`s from a page need to
-    /// see it (WS-05, SEC-02).
-    pub fn cors(&self, origin: Option<&str>) -> Vec<(&'static str, String)> {
-        match (self, origin) {
-            (Self::Any, _) => vec![(ALLOW_ORIGIN, "*".to_owned())],
-            (Self::Listed(_), Some(origin)) if self.allows(origin) => {
-                vec![(ALLOW_ORIGIN, origin.to_owned()), ("Vary", "Origin".to_owned())]
-            }
-            (Self::Listed(_), _) => vec![("Vary", "Origin".to_owned())],
-        }
-    }
 }
 
 /// The versions of HTTP a request can come in.
@@ -97,12 +65,16 @@ pub struct Answer {
 }
 
 impl Answer {
-    fn new(status: u16, text: &'static str, cors: Vec<(&'static str, String)>) -> Self {
+    fn new<'a>(
+        status: u16,
+        text: &'static str,
+        cors: impl Iterator<Item = (&'static str, &'a str)>,
+    ) -> Self {
         let mut headers = vec![
             ("Content-Type", "text/plain; charset=utf-8".to_owned()),
             ("Cache-Control", "no-store".to_owned()),
         ];
-        headers.extend(cors);
+        headers.extend(cors.map(|(name, value)| (name, value.to_owned())));
         Self { status, headers, text }
     }
 
@@ -143,14 +115,15 @@ pub fn judge<'a>(
     settings: &Settings,
 ) -> Verdict {
     let request = Request::read(headers);
-    let cors = settings.origins.cors(request.origin.value().map(String::as_str));
+    let origin = request.origin.value().map(String::as_str);
+    let cors = || settings.origins.cors(origin, false);
     if !request.is_meant_as_upgrade() {
         return Verdict::Plain(match method {
-            "GET" | "HEAD" => Answer::new(200, PLAIN, cors),
-            _ => Answer::new(405, NOT_GET, cors).with("Allow", "GET, HEAD"),
+            "GET" | "HEAD" => Answer::new(200, PLAIN, cors()),
+            _ => Answer::new(405, NOT_GET, cors()).with("Allow", "GET, HEAD"),
         });
     }
-    let refuse = |status, text| Answer::new(status, text, cors.clone());
+    let refuse = |status, text| Answer::new(status, text, cors());
     if method != "GET" {
         return Verdict::Refuse(refuse(405, NOT_GET).with("Allow", "GET, HEAD"));
     }
@@ -198,17 +171,18 @@ pub fn switching_protocols(accept_key: &str, protocol: bool) -> Vec<u8> {
 /// good on a 429. `retry_after` is in seconds, already jittered by the caller; `origin` is the
 /// request's, if it named one.
 pub fn overload(retry_after: u32, origins: &Origins, origin: Option<&str>) -> Answer {
-    Answer::new(503, OVERLOAD, origins.cors(origin)).with("Retry-After", retry_after.to_string())
+    Answer::new(503, OVERLOAD, origins.cors(origin, false))
+        .with("Retry-After", retry_after.to_string())
 }
 
 /// The answer where nothing is served.
 pub fn not_found() -> Answer {
-    Answer::new(404, NOT_FOUND, Vec::new())
+    Answer::new(404, NOT_FOUND, std::iter::empty())
 }
 
 /// The answer to an upgrade that is dressed as something else, too.
 pub fn not_plain() -> Answer {
-    Answer::new(400, NOT_PLAIN, Vec::new())
+    Answer::new(400, NOT_PLAIN, std::iter::empty())
 }
 
 /// What a request says that matters here.
@@ -322,17 +296,6 @@ fn accept_key(key: &str) -> Option<String> {
     Some(engine.encode(hash))
 }
 
-/// An origin without what may be left out of it.
-fn bare(origin: &str) -> &str {
-    let origin = origin.strip_suffix('/').unwrap_or(origin);
-    let port = match origin.split_once("://") {
-        Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => ":443",
-        Some((scheme, _)) if scheme.eq_ignore_ascii_case("http") => ":80",
-        _ => return origin,
-    };
-    origin.strip_suffix(port).unwrap_or(origin)
-}
-
 fn reason(status: u16) -> &'static str {
     match status {
         200 => "OK",
@@ -345,7 +308,6 @@ fn reason(status: u16) -> &'static str {
     }
 }
 
-const ALLOW_ORIGIN: &str = "Access-Control-Allow-Origin";
 /// RFC 6455 §1.3.
 const GUID: &str = "258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 

@@ -38,7 +38,7 @@ use crate::upstream::{Client, Established, OpenRequest};
 const FIRST: RequestId = RequestId(0);
 
 /// Makes the session that `body` asks for on behalf of `client` (its `id` is given here) and starts
-/// its task on this worker. The receiver gets the creation response. If the client's connection is
+/// its task on this worker; `origin` is that of the page which asks, if one does. The receiver gets the creation response. If the client's connection is
 /// TLS, those of all its further requests have to be (BOSH-89).
 ///
 /// # Errors
@@ -49,6 +49,7 @@ pub fn create(
     body: Body,
     permit: Permit,
     client: Client,
+    origin: Option<&str>,
 ) -> Result<oneshot::Receiver<Reply>, Reply> {
     let now = clock();
     let shared = &worker.shared;
@@ -70,7 +71,8 @@ pub fn create(
     let (place, mailbox) =
         shared.registry.insert(sid, client.secure).ok_or_else(|| refusal(Fault::Bug))?;
     let at = (Rc::clone(worker), Arc::clone(live));
-    let (run, answer) = Run::new(at, machine, (place, mailbox), permit, client, now);
+    let origin = live.bosh_origins.of_interest(origin);
+    let (run, answer) = Run::new(at, machine, (place, mailbox), permit, (client, origin), now);
     actix_rt::spawn(run);
     Ok(answer)
 }
@@ -118,7 +120,7 @@ impl<M: Driven> Run<M> {
         machine: M,
         (place, mailbox): (Registered, Mailbox),
         permit: Permit,
-        client: Client,
+        (client, origin): (Client, Option<Box<str>>),
         now: Instant,
     ) -> (Self, oneshot::Receiver<Reply>) {
         let (reply, answer) = oneshot::channel();
@@ -140,7 +142,7 @@ impl<M: Driven> Run<M> {
             mailbox,
             open: vec![(FIRST, reply)],
             next: FIRST.0 + 1,
-            link: ServerLink::new(Client { id, ..client }),
+            link: ServerLink::new(Client { id, ..client }, origin),
             sleep: Box::pin(tokio::time::sleep_until(at.into())),
             span,
             armed: false,
@@ -164,7 +166,7 @@ impl<M: Driven> Run<M> {
         let mut progress = self.receive(&mut buffers.bosh, now, cx);
         if let Some(request) = self.machine.take_request() {
             self.span.record("domain", request.domain.as_str());
-            self.link.open(request, &self.live);
+            self.link.open(request, &self.live.connector, &self.live.bosh_origins);
         }
         let Self { link, machine, worker, span, .. } = self;
         progress |= link.poll_connect(machine, worker, span, &mut buffers.bosh, now, cx);
@@ -338,8 +340,8 @@ impl Machine for Session {
         self.handle(Event::Connected { header, secure, identified }, out, now);
     }
 
-    fn connect_failed(&mut self, out: &mut Out, now: Instant) {
-        self.handle(Event::ConnectFailed, out, now);
+    fn connect_failed(&mut self, fault: Fault, out: &mut Out, now: Instant) {
+        self.handle(Event::ConnectFailed { fault }, out, now);
     }
 
     fn server_bytes(

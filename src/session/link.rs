@@ -15,9 +15,11 @@ use tracing::{Span, debug, warn};
 use super::pending::Pending;
 use super::timer::clock;
 use super::worker::{Live, Worker};
+use crate::proto::fault::Fault;
+use crate::proto::origins::ByDomain;
 use crate::proto::stream::ServerSide;
 use crate::proto::xml::Scratch;
-use crate::upstream::{Client, ConnectFault, Established, Io, OpenRequest};
+use crate::upstream::{Client, ConnectFault, Connector, Established, Io, OpenRequest};
 
 type Connecting = Pin<Box<dyn Future<Output = (Result<Established, ConnectFault>, Duration)>>>;
 
@@ -32,8 +34,8 @@ pub(crate) trait Machine {
     fn wants_server(&self) -> bool;
     /// The stream stands.
     fn connected(&mut self, stream: &Established, out: &mut Self::Out, now: Instant);
-    /// The stream cannot be had.
-    fn connect_failed(&mut self, out: &mut Self::Out, now: Instant);
+    /// The stream cannot be had, for this reason.
+    fn connect_failed(&mut self, fault: Fault, out: &mut Self::Out, now: Instant);
     /// Takes bytes, as many as there is room for; the rest stays in `input`.
     fn server_bytes(
         &mut self,
@@ -51,6 +53,8 @@ pub(crate) trait Machine {
 /// The server's connection.
 enum Server {
     None,
+    /// None will be made: the client is a page that may not ask for this domain.
+    Refused,
     Connecting(Connecting),
     Open(Io),
 }
@@ -58,8 +62,9 @@ enum Server {
 /// The server's connection and what waits for it.
 pub(crate) struct ServerLink {
     server: Server,
-    /// Whose connection it is; kept until it is opened.
-    client: Option<Box<Client>>,
+    /// Whose connection it is, and the origin of his page where that matters; kept until it is
+    /// opened.
+    client: Option<Box<(Client, Option<Box<str>>)>>,
     to_server: Pending,
     /// Input the machine had no room for.
     held: Vec<u8>,
@@ -69,9 +74,9 @@ pub(crate) struct ServerLink {
 }
 
 impl ServerLink {
-    /// No connection yet, but one for this client.
-    pub(crate) fn new(client: Client) -> Self {
-        Self { client: Some(Box::new(client)), ..Self::closed() }
+    /// No connection yet, but one for this client, on a page of this origin.
+    pub(crate) fn new(client: Client, origin: Option<Box<str>>) -> Self {
+        Self { client: Some(Box::new((client, origin))), ..Self::closed() }
     }
 
     /// No connection any more.
@@ -95,10 +100,19 @@ impl ServerLink {
         self.to_server.len()
     }
 
-    /// Starts the connection the client asked for.
-    pub(crate) fn open(&mut self, request: Box<OpenRequest>, live: &Live) {
-        let connector = live.connector.clone();
-        let client = self.client.take().unwrap_or_default();
+    /// Starts the connection the client asked for, if its page may (SEC-01).
+    pub(crate) fn open(
+        &mut self,
+        request: Box<OpenRequest>,
+        connector: &Connector,
+        origins: &ByDomain,
+    ) {
+        let (client, origin) = *self.client.take().unwrap_or_default();
+        if !origins.allow(&request.domain, origin.as_deref()) {
+            self.server = Server::Refused;
+            return;
+        }
+        let connector = connector.clone();
         self.server = Server::Connecting(Box::pin(async move {
             let begun = tokio::time::Instant::from_std(clock());
             let result = connector.open(&request, &client).await;
@@ -116,6 +130,11 @@ impl ServerLink {
         now: Instant,
         cx: &mut Context<'_>,
     ) -> bool {
+        if matches!(self.server, Server::Refused) {
+            self.server = Server::None;
+            machine.connect_failed(Fault::ForeignOrigin, out, now);
+            return true;
+        }
         let Server::Connecting(connecting) = &mut self.server else { return false };
         if machine.server() != ServerSide::Connecting {
             // The client left: nobody waits for this connection.
@@ -144,7 +163,7 @@ impl ServerLink {
                         None => debug!(reason, %fault, "server_connect_failed"),
                     }
                 });
-                machine.connect_failed(out, now);
+                machine.connect_failed(Fault::ServerUnreachable, out, now);
             }
         }
         true

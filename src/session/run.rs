@@ -60,7 +60,7 @@ pub struct Run {
 }
 
 impl Run {
-    /// A session over `client`, which is `who`, and to which the 101 was written; `early` is what
+    /// A session over `client`, which is `who`, on a page of `origin` if that matters, and to which the 101 was written; `early` is what
     /// came behind the upgrade request.
     #[expect(clippy::too_many_arguments, reason = "all that a session is made of, once")]
     pub fn new(
@@ -70,7 +70,7 @@ impl Run {
         early: Vec<u8>,
         permit: Permit,
         span: Span,
-        who: upstream::Client,
+        (who, origin): (upstream::Client, Option<Box<str>>),
         now: Instant,
     ) -> Self {
         let id = who.id;
@@ -79,7 +79,7 @@ impl Run {
         Self {
             machine,
             client: Some(client),
-            link: ServerLink::new(who),
+            link: ServerLink::new(who, origin),
             to_client: Pending::default(),
             held_client: early,
             sleep: Box::pin(tokio::time::sleep_until(at.into())),
@@ -198,7 +198,7 @@ impl Run {
         }
         let Some(request) = self.machine.take_request() else { return };
         self.span.record("domain", request.domain.as_str());
-        self.link.open(request, &self.live);
+        self.link.open(request, &self.live.connector, &self.live.websocket_origins);
     }
 
     fn poll_connect(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
@@ -325,8 +325,8 @@ impl Machine for Session {
         Self::connected(self, &stream.header, stream.secure, stream.identified, out, now);
     }
 
-    fn connect_failed(&mut self, out: &mut Out, now: Instant) {
-        Self::connect_failed(self, out, now);
+    fn connect_failed(&mut self, fault: Fault, out: &mut Out, now: Instant) {
+        Self::connect_failed(self, fault, out, now);
     }
 
     fn server_bytes(

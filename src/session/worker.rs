@@ -21,7 +21,7 @@ use crate::proto::fault::{Fault, Level};
 use crate::proto::stream::Tally;
 use crate::proto::ws::session::Out;
 use crate::proto::xml::Scratch;
-use crate::proto::{bosh, ws};
+use crate::proto::{bosh, origins, ws};
 use crate::upstream::Connector;
 
 /// Bytes read from a socket at a time.
@@ -51,6 +51,10 @@ pub struct Live {
     pub settings: Arc<ws::Settings>,
     /// The numbers of BOSH's machine.
     pub bosh: Arc<bosh::Settings>,
+    /// Which pages may open streams of which domain over WebSocket.
+    pub websocket_origins: origins::ByDomain,
+    /// The same over BOSH.
+    pub bosh_origins: origins::ByDomain,
     /// How long a socket may take no byte while there are some for it.
     pub stall_timeout: Duration,
 }

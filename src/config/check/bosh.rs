@@ -67,6 +67,7 @@ impl Checker<'_> {
             legacy_unknown,
             allowed_origins: self.origins_list(&["bosh", "allowed_origins"], &raw.allowed_origins),
             allowed_headers: self.headers(&raw.allowed_headers),
+            allow_credentials: raw.allow_credentials,
             body_timeout: self.duration(&["bosh", "body_timeout"], raw.body_timeout),
             route_allow: self.routes(&raw.route_allow),
         }

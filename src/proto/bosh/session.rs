@@ -49,7 +49,10 @@ pub enum Event<'a> {
         identified: bool,
     },
     /// The upstream stream cannot be had.
-    ConnectFailed,
+    ConnectFailed {
+        /// Why.
+        fault: Fault,
+    },
     /// An item of the server's stream.
     Server(Item<'a>),
     /// What the server sent has no provable end (UP-36).
@@ -149,11 +152,11 @@ impl Session {
                     core.connected(header, secure, identified, out, now);
                 }
             }
-            Event::ConnectFailed => {
+            Event::ConnectFailed { fault } => {
                 if core.server == ServerSide::Connecting {
                     core.server = ServerSide::Absent;
                     core.request = None;
-                    core.fail(Fault::ServerUnreachable, None, out, now);
+                    core.fail(fault, None, out, now);
                 }
             }
             Event::Server(item) => {

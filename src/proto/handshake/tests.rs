@@ -1,4 +1,5 @@
 use super::*;
+use crate::proto::origins::Origins;
 
 const GOOD: [(&str, &str); 5] = [
     ("Upgrade", "websocket"),

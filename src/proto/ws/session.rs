@@ -278,11 +278,11 @@ impl Session {
         core.server_header(header, out);
     }
 
-    /// The upstream stream cannot be had.
-    pub fn connect_failed(&mut self, out: &mut Out, now: Instant) {
+    /// The upstream stream cannot be had, for this reason.
+    pub fn connect_failed(&mut self, fault: Fault, out: &mut Out, now: Instant) {
         if self.core.server == ServerSide::Connecting {
             self.core.server = ServerSide::Absent;
-            self.core.fail(Fault::ServerUnreachable, out, now);
+            self.core.fail(fault, out, now);
         }
     }
 

@@ -691,7 +691,7 @@ fn a_login_without_sasl_is_a_login() {
 fn an_early_error_is_framed_by_an_open() {
     let mut rig = Rig::new();
     rig.say(OPEN);
-    rig.session.connect_failed(&mut rig.out, rig.now);
+    rig.session.connect_failed(Fault::ServerUnreachable, &mut rig.out, rig.now);
     let got = rig.got();
     assert_eq!(
         got[0],

@@ -107,7 +107,7 @@ impl Machine for Script {
         self.notes.borrow_mut().events.push("connected".to_owned());
     }
 
-    fn connect_failed(&mut self, out: &mut Out, _: Instant) {
+    fn connect_failed(&mut self, _: Fault, out: &mut Out, _: Instant) {
         self.end(out);
     }
 
@@ -305,6 +305,8 @@ fn worker(server: Option<SocketAddr>) -> (Rc<Worker>, Arc<Live>) {
         connector,
         settings: Arc::new(settings),
         bosh: Arc::new(bosh),
+        websocket_origins: Default::default(),
+        bosh_origins: Default::default(),
         stall_timeout: Duration::from_millis(300),
     };
     (Worker::start(shared, 1), Arc::new(live))
@@ -340,7 +342,7 @@ fn start((worker, live): &(Rc<Worker>, Arc<Live>), deadline: Option<Duration>) -
         machine,
         place,
         permit,
-        upstream::Client::default(),
+        (upstream::Client::default(), None),
         clock(),
     );
     notes.borrow_mut().readers.push((FIRST.0, answer));

@@ -284,7 +284,7 @@ fn early_payload_waits_for_the_stream() {
 #[test]
 fn an_unreachable_server_ends_the_creation() {
     let mut rig = Rig::create(settings(), creation(|_| {}));
-    let got = rig.handle(Event::ConnectFailed);
+    let got = rig.handle(Event::ConnectFailed { fault: Fault::ServerUnreachable });
     told(&got, &[(0, Why::Terminate, &term("remote-connection-failed"))]);
     assert_eq!(rig.session.ended(), Some(Fault::ServerUnreachable));
     assert!(rig.session.is_over() && rig.session.deadline().is_none());
