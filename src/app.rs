@@ -328,6 +328,7 @@ fn start_public(
                     .configure(http::configure(Arc::clone(&current), Rc::clone(&hook.worker)));
                 map_config(app, |()| AppConfig::default())
             };
+            let counting = Rc::clone(&hook.worker);
             let hook = Rc::clone(&hook);
             let upgrade = fn_factory(move || {
                 let hook = Rc::clone(&hook);
@@ -358,9 +359,11 @@ fn start_public(
             let http = Rc::new(http);
             let multiplexed = Rc::new(app());
             let (shared, tls, current) = (shared.clone(), tls.clone(), Arc::clone(&current));
+            let local = Arc::clone(&counting.local);
             fn_factory(move || {
                 let (http, app) = (http.new_service(()), multiplexed.new_service(()));
                 let (shared, tls, current) = (shared.clone(), tls.clone(), Arc::clone(&current));
+                let local = Arc::clone(&local);
                 async move {
                     let (http, app) = (Rc::new(http.await?), Rc::new(app.await?));
                     Ok::<_, ()>(fn_service(move |mut socket: TcpStream| {
@@ -368,13 +371,14 @@ fn start_public(
                         let (live, metrics) = (current.load(), Arc::clone(&shared.metrics));
                         let sessions = Arc::clone(&shared.sessions);
                         let addresses = Arc::clone(sessions.addresses());
-                        let door = Door { settings: Arc::clone(&live.door), addresses, metrics };
+                        let (settings, local) = (Arc::clone(&live.door), Arc::clone(&local));
+                        let door = Door { settings, addresses, metrics, local };
                         let limits = live.connection;
                         async move {
                             let Some(mut entered) = door.enter(&mut socket).await else {
                                 return Ok(());
                             };
-                            let io = Io::Tcp(socket);
+                            let io = Io::Tcp(socket).counted(Arc::clone(entered.meter.traffic()));
                             // Without it an answer waits for the acknowledgement of the one before.
                             io.set_nodelay();
                             // Boxed, so that nothing of it is left behind it.

@@ -7,6 +7,8 @@
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -19,11 +21,61 @@ pub enum Io {
     Tcp(TcpStream),
     /// A Unix socket.
     Unix(UnixStream),
-    /// TLS over one of the other two. Boxed: its state is a hundred times their size.
+    /// One of these two, whose bytes are counted.
+    Counted(Counted),
+    /// TLS over one of the others. Boxed: its state is a hundred times their size.
     Tls(Box<TlsStream<Self>>),
 }
 
+/// A socket whose bytes are counted.
+pub struct Counted {
+    socket: Socket,
+    traffic: Arc<Traffic>,
+}
+
+enum Socket {
+    Tcp(TcpStream),
+    Unix(UnixStream),
+}
+
+/// The bytes of one socket. Only the thread that has the socket writes them.
+#[derive(Debug, Default)]
+pub struct Traffic {
+    read: AtomicU64,
+    written: AtomicU64,
+}
+
+impl Traffic {
+    /// Bytes that the kernel gave us.
+    pub fn read(&self) -> u64 {
+        self.read.load(Ordering::Relaxed)
+    }
+
+    /// Bytes that the kernel took.
+    pub fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn add(&self, read: usize, written: usize) {
+        for (count, bytes) in [(&self.read, read), (&self.written, written)] {
+            if bytes > 0 {
+                count.store(count.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
+            }
+        }
+    }
+}
+
 impl Io {
+    /// The same socket, whose bytes are counted into `traffic` from now on.
+    #[must_use]
+    pub fn counted(self, traffic: Arc<Traffic>) -> Self {
+        match self {
+            Self::Tcp(socket) => Self::Counted(Counted { socket: Socket::Tcp(socket), traffic }),
+            Self::Unix(socket) => Self::Counted(Counted { socket: Socket::Unix(socket), traffic }),
+            other => other,
+        }
+    }
+
     /// Whether the bytes are encrypted.
     pub fn is_secure(&self) -> bool {
         matches!(self, Self::Tls(_))
@@ -34,13 +86,16 @@ impl Io {
         match self {
             Self::Tcp(socket) => socket.local_addr().ok(),
             Self::Unix(_) => None,
+            Self::Counted(Counted { socket: Socket::Tcp(socket), .. }) => socket.local_addr().ok(),
+            Self::Counted(_) => None,
             Self::Tls(stream) => stream.get_ref().0.local_addr(),
         }
     }
 
     /// Has small writes leave at once; a Unix socket does that anyway.
     pub(crate) fn set_nodelay(&self) {
-        if let Self::Tcp(socket) = self {
+        if let Self::Tcp(socket) | Self::Counted(Counted { socket: Socket::Tcp(socket), .. }) = self
+        {
             let _ = socket.set_nodelay(true);
         }
     }
@@ -51,6 +106,7 @@ impl std::fmt::Debug for Io {
         f.write_str(match self {
             Self::Tcp(_) => "Io::Tcp",
             Self::Unix(_) => "Io::Unix",
+            Self::Counted(_) => "Io::Counted",
             Self::Tls(_) => "Io::Tls",
         })
     }
@@ -61,9 +117,70 @@ macro_rules! each {
         match $io.get_mut() {
             Io::Tcp(inner) => Pin::new(inner).$method($($argument),*),
             Io::Unix(inner) => Pin::new(inner).$method($($argument),*),
+            Io::Counted(inner) => Pin::new(inner).$method($($argument),*),
             Io::Tls(inner) => Pin::new(inner.as_mut()).$method($($argument),*),
         }
     };
+}
+
+macro_rules! socket {
+    ($counted:expr, $method:ident, $($argument:expr),*) => {
+        match &mut $counted.socket {
+            Socket::Tcp(inner) => Pin::new(inner).$method($($argument),*),
+            Socket::Unix(inner) => Pin::new(inner).$method($($argument),*),
+        }
+    };
+}
+
+impl AsyncRead for Counted {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        let before = buf.filled().len();
+        let read = socket!(self, poll_read, cx, buf);
+        self.traffic.add(buf.filled().len() - before, 0);
+        read
+    }
+}
+
+impl AsyncWrite for Counted {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        let written = socket!(self, poll_write, cx, buf);
+        if let Poll::Ready(Ok(n)) = written {
+            self.traffic.add(0, n);
+        }
+        written
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let written = socket!(self, poll_write_vectored, cx, bufs);
+        if let Poll::Ready(Ok(n)) = written {
+            self.traffic.add(0, n);
+        }
+        written
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        socket!(self, poll_flush, cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        socket!(self, poll_shutdown, cx)
+    }
 }
 
 impl AsyncRead for Io {
@@ -97,6 +214,7 @@ impl AsyncWrite for Io {
         match self {
             Self::Tcp(inner) => inner.is_write_vectored(),
             Self::Unix(inner) => inner.is_write_vectored(),
+            Self::Counted(inner) => inner.is_write_vectored(),
             Self::Tls(inner) => inner.is_write_vectored(),
         }
     }

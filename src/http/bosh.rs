@@ -20,7 +20,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_http::ConnectionType;
 use actix_web::body::MessageBody;
@@ -44,6 +44,7 @@ use crate::proto::bosh::{Content, Reply, response};
 use crate::proto::fault::Fault;
 use crate::proto::origins::Origins;
 use crate::session::bosh::create;
+use crate::session::meter::Meter;
 use crate::session::registry::{Exchange, Refused};
 use crate::session::timer::clock;
 use crate::session::worker::{self, NoPlace, Worker};
@@ -94,6 +95,8 @@ struct Client {
     caller: Caller,
     origin: Option<String>,
     takes_gzip: bool,
+    /// What its connection costs.
+    meter: Option<Rc<Meter>>,
     /// It is told to close the connection and look for another process.
     close: bool,
 }
@@ -139,6 +142,7 @@ impl Face {
             origin: origin(headers)
                 .filter(|_| settings.origins != Origins::Any || self.live.bosh_origins.differ()),
             takes_gzip: settings.gzip && takes_gzip(headers),
+            meter: door::entered(&request).map(|entered| Rc::clone(&entered.meter)),
             close: self.worker.shared.sessions.is_draining(),
         };
         match *request.method() {
@@ -154,6 +158,7 @@ impl Face {
             }
         }
 
+        client.meter.iter().for_each(|meter| meter.bosh());
         // Only these cost more to answer than to refuse.
         let addresses = self.worker.shared.sessions.addresses();
         if let Err(limit) = addresses.request(client.caller.limited, clock()) {
@@ -185,6 +190,7 @@ impl Face {
                 }
             }
         };
+        let received = clock();
         let request = match read {
             Ok(bytes) => {
                 drop(payload);
@@ -193,7 +199,7 @@ impl Face {
             }
             Err(failure) => return self.unread(&client, failure, payload),
         };
-        match self.bring(request, &client) {
+        match self.bring(request, &client, received) {
             Ok(answer) => {
                 Held::new(Waiting { face: self, client, answer, _open: open }, watch).await
             }
@@ -211,7 +217,13 @@ impl Face {
     /// The answer to a request that its session had.
     fn answered(&self, client: &Client, answer: Result<Reply, RecvError>) -> HttpResponse {
         match answer {
-            Ok(reply) => self.reply(client, reply),
+            Ok(mut reply) => {
+                let read = std::mem::take(&mut reply.read);
+                if let (false, Some(meter)) = (read.is_empty(), &client.meter) {
+                    meter.send(read, clock());
+                }
+                self.reply(client, reply)
+            }
             Err(_) => {
                 self.count(client, Refusal::Dropped);
                 self.reply(client, refusal(Fault::Bug))
@@ -224,6 +236,7 @@ impl Face {
         &self,
         request: Result<Body, Unreadable>,
         Client { caller, origin, .. }: &Client,
+        received: Instant,
     ) -> Result<oneshot::Receiver<Reply>, (Refusal, Instead)> {
         let shared = &self.worker.shared;
         let sid = match &request {
@@ -232,7 +245,11 @@ impl Face {
         };
         if let Some(sid) = sid {
             let (reply, answer) = oneshot::channel();
-            return match shared.registry.send(&sid, caller.secure, Exchange { request, reply }) {
+            return match shared.registry.send(
+                &sid,
+                caller.secure,
+                Exchange { request, received, reply },
+            ) {
                 Ok(()) => Ok(answer),
                 Err(Refused::Unknown) => Err(self.stranger(caller)),
                 // An answer would tell whoever listens on the way that the sid is one.

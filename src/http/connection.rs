@@ -33,6 +33,8 @@ use super::guard::{self, BEHIND_A_HELD_ONE, Guarded, Watch};
 use crate::io::Io;
 use crate::metrics::{Connection, HttpMetrics};
 use crate::session::link::read_some;
+use crate::session::meter::Meter;
+use crate::session::timer::clock;
 
 /// What a connection may cost.
 #[derive(Clone, Copy, Debug)]
@@ -135,7 +137,7 @@ where
         io = socket;
         if let Some(answering) = left.answering {
             state.enter(Connection::Held);
-            match held(&mut io, answering, limits.guard.stall).await {
+            match held(&mut io, answering, &entered.meter, limits.guard.stall).await {
                 Some(behind) => early = behind,
                 None => return Ok(()),
             }
@@ -156,7 +158,12 @@ async fn parked(io: &mut Io) -> io::Result<Bytes> {
 
 /// Waits for an answer and writes it: what the client sent meanwhile, or `None` if the connection
 /// is over. If it was the client that went, the answer's sender finds that out (BOSH-48).
-async fn held(io: &mut Io, Answering(mut answer): Answering, stall: Duration) -> Option<Bytes> {
+async fn held(
+    io: &mut Io,
+    Answering(mut answer): Answering,
+    meter: &Meter,
+    stall: Duration,
+) -> Option<Bytes> {
     let mut behind = Vec::new();
     let response = poll_fn(|cx| {
         if let Poll::Ready(response) = answer.as_mut().poll(cx) {
@@ -178,6 +185,7 @@ async fn held(io: &mut Io, Answering(mut answer): Answering, stall: Duration) ->
     drop(answer);
     let (bytes, stays) = to_http1(response)?;
     write(io, &bytes, stall).await.ok()?;
+    meter.flushed(clock);
     if stays {
         return Some(behind.into());
     }

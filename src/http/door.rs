@@ -16,9 +16,10 @@ use tracing::debug;
 
 use super::caller::{Arrival, Source, Trust};
 use super::proxy_protocol;
-use crate::metrics::{Metrics, ProxyHeader};
+use crate::metrics::{Local, Metrics, ProxyHeader};
 use crate::proto::forwarded::Networks;
 use crate::session::addresses::{Addresses, ConnectionPlace};
+use crate::session::meter::Meter;
 use crate::session::timer::clock;
 
 /// What the door needs of the configuration.
@@ -41,6 +42,8 @@ pub struct Door {
     pub addresses: Arc<Addresses>,
     /// Counters.
     pub metrics: Arc<Metrics>,
+    /// Those of the worker.
+    pub local: Arc<Local>,
 }
 
 /// A connection that was let in, for as long as it is one of HTTP.
@@ -48,6 +51,8 @@ pub struct Door {
 pub struct Entered {
     /// How it came.
     pub arrival: Arrival,
+    /// What it costs on the wire.
+    pub meter: Rc<Meter>,
     _place: Option<ConnectionPlace>,
 }
 
@@ -55,9 +60,15 @@ pub struct Entered {
 /// of many over HTTP/2 carries it itself.
 #[must_use]
 pub fn arrival(request: &HttpRequest) -> Arrival {
-    let own = request.extensions().get::<Rc<Entered>>().map(|entered| entered.arrival);
-    let of_connection = || request.conn_data::<Rc<Entered>>().map(|entered| entered.arrival);
-    own.or_else(of_connection).unwrap_or_else(|| Arrival::plain(request.peer_addr()))
+    let arrival = entered(request).map(|entered| entered.arrival);
+    arrival.unwrap_or_else(|| Arrival::plain(request.peer_addr()))
+}
+
+/// The connection of a request.
+#[must_use]
+pub fn entered(request: &HttpRequest) -> Option<Rc<Entered>> {
+    let own = request.extensions().get::<Rc<Entered>>().map(Rc::clone);
+    own.or_else(|| request.conn_data::<Rc<Entered>>().map(Rc::clone))
 }
 
 impl Door {
@@ -66,7 +77,10 @@ impl Door {
         let arrival = self.arrival(socket).await?;
         let limited = self.settings.trust.limited(&arrival);
         match self.addresses.connection(limited, clock()) {
-            Ok(place) => Some(Entered { arrival, _place: place }),
+            Ok(place) => {
+                let meter = Rc::new(Meter::new(Arc::clone(&self.local)));
+                Some(Entered { arrival, meter, _place: place })
+            }
             Err(limit) => {
                 self.metrics.limits.hit(limit);
                 let peer = arrival.client.map(tracing::field::display);

@@ -389,6 +389,7 @@ impl AsyncWrite for Guarded {
         }
         if std::mem::take(&mut self.wrote) {
             self.watch.answered();
+            self.entered.meter.flushed(clock);
         } else if self.watch.held.get() {
             self.count_in_vain()?;
         }

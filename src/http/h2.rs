@@ -41,6 +41,7 @@ use tokio::time::{Sleep, timeout};
 use super::door::Entered;
 use crate::io::Io;
 use crate::metrics::{Connection, HttpMetrics};
+use crate::session::meter::Meter;
 use crate::session::timer::clock;
 
 /// What a connection may cost.
@@ -89,7 +90,8 @@ where
     let mut state = metrics.opened();
     state.enter(Connection::Active);
     let idle = Rc::new(Cell::new(0));
-    let io = Watched::new(io, limits.stall, Rc::clone(&idle));
+    entered.meter.over_h2();
+    let io = Watched::new(io, limits.stall, Rc::clone(&idle), Rc::clone(&entered.meter));
     let handshake = Builder::new()
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(HEAD_BYTES)
@@ -316,11 +318,12 @@ struct Watched {
     blocked: Option<Pin<Box<Sleep>>>,
     /// How many bytes came since the last one of use.
     idle: Rc<Cell<usize>>,
+    meter: Rc<Meter>,
 }
 
 impl Watched {
-    fn new(io: Io, stall: Duration, idle: Rc<Cell<usize>>) -> Self {
-        Self { io, stall, blocked: None, idle }
+    fn new(io: Io, stall: Duration, idle: Rc<Cell<usize>>, meter: Rc<Meter>) -> Self {
+        Self { io, stall, blocked: None, idle, meter }
     }
 
     fn taken<T>(
@@ -367,6 +370,9 @@ impl AsyncWrite for Watched {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.io).poll_flush(cx);
+        if flushed.is_ready() {
+            self.meter.flushed(clock);
+        }
         self.taken(flushed, cx)
     }
 

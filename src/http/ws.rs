@@ -23,6 +23,7 @@ use super::{Current, Judged, version};
 use crate::io::Io;
 use crate::metrics::Upgrade;
 use crate::proto::handshake::{self, Verdict};
+use crate::session::meter::Meter;
 use crate::session::run::Run;
 use crate::session::timer::clock;
 use crate::session::worker::{self, NoPlace, Worker};
@@ -75,6 +76,7 @@ impl Hook {
         let mut early = parts.read_buf.to_vec();
         // Answers to requests that were pipelined before this one, if the socket was full.
         let mut answer = parts.write_buf.to_vec();
+        let meter = Rc::clone(&parts.io.entered().meter);
         let Some((socket, behind)) = parts.io.into_inner() else { return Ok(()) };
         early.extend_from_slice(&behind);
         // The session must not keep the dispatcher's buffers alive.
@@ -99,7 +101,14 @@ impl Hook {
                         answer.extend(handshake::switching_protocols(&accept_key, protocol));
                         let live = Arc::clone(&live.sessions);
                         return self
-                            .start(socket, &answer, early, live, permit, (caller.client(), origin))
+                            .start(
+                                (socket, meter),
+                                &answer,
+                                early,
+                                live,
+                                permit,
+                                (caller.client(), origin),
+                            )
                             .await;
                     }
                     Err(NoPlace::Draining) => metrics.upgrade(Upgrade::Drain),
@@ -147,7 +156,7 @@ impl Hook {
 
     async fn start(
         &self,
-        mut socket: Io,
+        (mut socket, meter): (Io, Rc<Meter>),
         answer: &[u8],
         early: Vec<u8>,
         live: Arc<worker::Live>,
@@ -170,7 +179,8 @@ impl Hook {
             domain = tracing::field::Empty,
         );
         let worker = Rc::clone(&self.worker);
-        let run = Run::new(worker, live, socket, early, permit, span, (who, origin), clock());
+        let run =
+            Run::new(worker, live, socket, early, permit, span, (who, origin), meter, clock());
         actix_rt::spawn(run);
         Ok(())
     }

@@ -8,6 +8,7 @@
 mod bosh;
 mod http;
 mod limits;
+mod local;
 mod tls;
 mod upstream;
 
@@ -21,11 +22,12 @@ use prometheus::{
 pub use bosh::{BoshMetrics, OpenGuard, Refusal};
 pub use http::{Connection, ConnectionGuard, HttpMetrics};
 pub use limits::{Limit, LimitMetrics, ProxyHeader};
+pub use local::{Carried, Direction, Local};
 pub use tls::{Handshake, TlsMetrics};
 pub use upstream::{Servers, Up};
 
+use self::local::Locals;
 use crate::proto::fault::Fault;
-use crate::proto::stream::Flow;
 
 /// How a client reaches us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -94,27 +96,6 @@ impl Upgrade {
 
 const KINDS: [&str; 4] = ["message", "presence", "iq", "nonza"];
 
-/// The children of one transport and one direction.
-#[derive(Debug)]
-struct DirectionMetrics {
-    elements: [IntCounter; 4],
-    bytes: IntCounter,
-}
-
-impl DirectionMetrics {
-    fn add(&self, flow: &Flow) {
-        if flow.bytes == 0 {
-            return;
-        }
-        for (counter, count) in self.elements.iter().zip(flow.elements) {
-            if count != 0 {
-                counter.inc_by(u64::from(count));
-            }
-        }
-        self.bytes.inc_by(flow.bytes);
-    }
-}
-
 /// The children of one transport, resolved once.
 #[derive(Debug)]
 pub struct TransportMetrics {
@@ -124,21 +105,9 @@ pub struct TransportMetrics {
     pub opened: IntCounter,
     ended: IntCounterVec,
     label: &'static str,
-    to_server: DirectionMetrics,
-    to_client: DirectionMetrics,
 }
 
 impl TransportMetrics {
-    /// Adds what passed to the server.
-    pub fn to_server(&self, flow: &Flow) {
-        self.to_server.add(flow);
-    }
-
-    /// Adds what passed to the client.
-    pub fn to_client(&self, flow: &Flow) {
-        self.to_client.add(flow);
-    }
-
     /// Counts the end of a session.
     pub fn ended(&self, fault: Fault) {
         self.sessions.dec();
@@ -158,6 +127,7 @@ pub struct Metrics {
     pub limits: LimitMetrics,
     /// TLS towards clients.
     pub tls: TlsMetrics,
+    locals: Locals,
     transports: [TransportMetrics; 3],
     upgrades: [IntCounter; 6],
     upstream_connects: IntCounterVec,
@@ -205,18 +175,6 @@ impl Metrics {
             "bosphorus_sessions_ended_total",
             "Sessions ended, by reason and by who is to blame",
             &["transport", "reason", "blame"],
-        )?;
-        let stanzas = int_counter_vec(
-            &registry,
-            "bosphorus_stanzas_total",
-            "Top-level elements passed; kind nonza is all that is no stanza",
-            &["transport", "direction", "kind"],
-        )?;
-        let payload = int_counter_vec(
-            &registry,
-            "bosphorus_payload_bytes_total",
-            "Bytes of the elements passed, without frame heads, TLS and TCP",
-            &["transport", "direction"],
         )?;
         let upgrades = int_counter_vec(
             &registry,
@@ -283,11 +241,6 @@ impl Metrics {
 
         // Every child of a fixed label set is made now, so that a scrape shows zeros instead of
         // gaps and the hot path never looks one up.
-        let direction = |transport: Transport, direction: &'static str| DirectionMetrics {
-            elements: KINDS
-                .map(|kind| stanzas.with_label_values(&[transport.label(), direction, kind])),
-            bytes: payload.with_label_values(&[transport.label(), direction]),
-        };
         let transports = Transport::ALL.map(|transport| {
             for fault in Fault::ALL {
                 let _ = ended.with_label_values(&[
@@ -301,18 +254,18 @@ impl Metrics {
                 opened: opened.with_label_values(&[transport.label()]),
                 ended: ended.clone(),
                 label: transport.label(),
-                to_server: direction(transport, "to_server"),
-                to_client: direction(transport, "to_client"),
             }
         });
         let bosh = BoshMetrics::register(&registry)?;
         let tls = TlsMetrics::register(&registry)?;
+        let locals = Locals::register(&registry)?;
         let servers = Servers::register(&registry)?;
         let http = HttpMetrics::register(&registry)?;
         let limits = LimitMetrics::register(&registry)?;
         Ok(Arc::new(Self {
             bosh,
             tls,
+            locals,
             http,
             limits,
             transports,
@@ -337,6 +290,12 @@ impl Metrics {
     #[must_use]
     pub fn transport(&self, transport: Transport) -> &TransportMetrics {
         &self.transports[transport as usize]
+    }
+
+    /// The counters of one more worker, for its thread alone.
+    #[must_use]
+    pub fn local(&self) -> Arc<Local> {
+        self.locals.another()
     }
 
     /// Counts one upgrade request.

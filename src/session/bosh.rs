@@ -20,12 +20,13 @@ use tokio::sync::oneshot;
 use tokio::time::Sleep;
 use tracing::{Span, debug, error, info_span};
 
+use super::delivery::Delivery;
 use super::link::{Machine, ServerLink};
 use super::registry::{Exchange, Mailbox, Registered};
 use super::run::TURNS;
 use super::timer::{arm, clock};
 use super::worker::{Buffers, Live, Permit, Worker};
-use crate::metrics::Transport;
+use crate::metrics::{Direction, Transport};
 use crate::proto::bosh::body::{Body, Unreadable};
 use crate::proto::bosh::session::{Event, Out, Respond, Session};
 use crate::proto::bosh::{Content, Reply, RequestId, response};
@@ -99,6 +100,8 @@ struct Run<M: Driven> {
     /// The number of the next request.
     next: u64,
     link: ServerLink,
+    /// What the server's socket has not taken whole.
+    delivering: Delivery,
     sleep: Pin<Box<Sleep>>,
     span: Span,
     /// The timer knows whom to wake.
@@ -143,6 +146,7 @@ impl<M: Driven> Run<M> {
             open: vec![(FIRST, reply)],
             next: FIRST.0 + 1,
             link: ServerLink::new(Client { id, ..client }, origin),
+            delivering: Delivery::default(),
             sleep: Box::pin(tokio::time::sleep_until(at.into())),
             span,
             armed: false,
@@ -209,7 +213,7 @@ impl<M: Driven> Run<M> {
         while self.has_room(out) && !self.machine.is_over() {
             let Poll::Ready(Some(exchange)) = self.mailbox.poll_recv(cx) else { break };
             some = true;
-            let Exchange { request, reply } = *exchange;
+            let Exchange { request, received, reply } = *exchange;
             let id = RequestId(self.next);
             self.next += 1;
             self.open.push((id, reply));
@@ -217,7 +221,14 @@ impl<M: Driven> Run<M> {
                 Ok(body) => Event::Request { id, body },
                 Err(Unreadable { rid, fault, .. }) => Event::Unreadable { id, rid, fault },
             };
+            let before = out.forwarded.len();
             self.machine.handle(event, out, now);
+            // It may have waited in the mailbox; those that it has brought along have not.
+            for (arrived, _) in &mut out.forwarded[before..] {
+                if *arrived == now {
+                    *arrived = received;
+                }
+            }
         }
         some
     }
@@ -265,6 +276,10 @@ impl<M: Driven> Run<M> {
         self.count(out);
         let had_room = self.has_room(out);
         self.link.write(&mut out.server, self.machine.server(), now, cx);
+        let local = &self.worker.local;
+        self.delivering.settle(out.forwarded.drain(..), self.link.taken(), |time, elements| {
+            local.delivered(Transport::Bosh, Direction::ToServer, time, elements);
+        });
         !had_room && self.has_room(out)
     }
 
@@ -304,7 +319,7 @@ impl<M: Driven> Run<M> {
 
     fn count(&self, out: &mut Out) {
         let (tally, counts) = (std::mem::take(&mut out.tally), std::mem::take(&mut out.counts));
-        self.worker.shared.count(Some(Transport::Bosh), &tally);
+        self.worker.count(Some(Transport::Bosh), &tally);
         if tally.failures > 0 {
             self.permit.iter().for_each(|permit| permit.failed(tally.failures, clock()));
         }

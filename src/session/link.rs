@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use tokio::io::{AsyncRead, ReadBuf};
 use tracing::{Span, debug, warn};
 
+use super::delivery::Taken;
 use super::pending::Pending;
 use super::timer::clock;
 use super::worker::{Live, Worker};
@@ -93,6 +94,15 @@ impl ServerLink {
     /// Bytes wait for the server's socket: whoever they come from is not read meanwhile.
     pub(crate) fn is_waiting(&self) -> bool {
         !self.to_server.is_empty()
+    }
+
+    /// What became of the elements that were written to it.
+    pub(crate) fn taken(&self) -> Taken {
+        match (&self.server, self.deaf) {
+            (Server::Open(_), None) if self.is_waiting() => Taken::Some,
+            (Server::Open(_), None) => Taken::All,
+            _ => Taken::Nothing,
+        }
     }
 
     /// How many they are.

@@ -9,7 +9,9 @@
 
 pub mod addresses;
 pub mod bosh;
+pub(crate) mod delivery;
 pub(crate) mod link;
+pub mod meter;
 mod pending;
 pub mod registry;
 pub mod run;

@@ -10,6 +10,7 @@ use std::collections::hash_map::Entry as Place;
 use std::fmt;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
@@ -30,6 +31,8 @@ const MAILBOX: usize = 16;
 pub struct Exchange {
     /// What it says, or why that is not known.
     pub request: Result<Body, Unreadable>,
+    /// When its last byte was read.
+    pub received: Instant,
     /// Where the answer goes; closed as soon as nobody waits for it any more (BOSH-48).
     pub reply: oneshot::Sender<Reply>,
 }
@@ -212,7 +215,7 @@ mod tests {
     fn exchange(rid: u64) -> (Exchange, oneshot::Receiver<Reply>) {
         let (reply, answer) = oneshot::channel();
         let request = Err(Unreadable { sid: None, rid: Some(rid), fault: Fault::BadXml });
-        (Exchange { request, reply }, answer)
+        (Exchange { request, received: super::super::timer::clock(), reply }, answer)
     }
 
     fn rid(exchange: &Exchange) -> Option<u64> {

@@ -16,12 +16,14 @@ use std::time::Instant;
 use tokio::time::Sleep;
 use tracing::{Span, debug};
 
+use super::delivery::{Delivery, Taken};
 use super::link::{Machine, ServerLink, read_some};
+use super::meter::Meter;
 use super::pending::Pending;
 use super::timer::{arm, clock};
 use super::worker::{Buffers, Live, Permit, READ_CHUNK, Worker};
 use crate::io::Io;
-use crate::metrics::{Transport, Upgrade};
+use crate::metrics::{Direction, Transport, Upgrade};
 use crate::proto::fault::Fault;
 use crate::proto::stream::ServerSide;
 use crate::proto::ws::Framing;
@@ -40,6 +42,9 @@ pub struct Run {
     client: Option<Io>,
     link: ServerLink,
     to_client: Pending,
+    /// What the server's socket, and the client's, has not taken whole.
+    delivering: [Delivery; 2],
+    meter: Rc<Meter>,
     /// Input the machine had no room for, or that came before it wanted any.
     held_client: Vec<u8>,
     sleep: Pin<Box<Sleep>>,
@@ -71,6 +76,7 @@ impl Run {
         permit: Permit,
         span: Span,
         (who, origin): (upstream::Client, Option<Box<str>>),
+        meter: Rc<Meter>,
         now: Instant,
     ) -> Self {
         let id = who.id;
@@ -81,6 +87,8 @@ impl Run {
             client: Some(client),
             link: ServerLink::new(who, origin),
             to_client: Pending::default(),
+            delivering: Default::default(),
+            meter,
             held_client: early,
             sleep: Box::pin(tokio::time::sleep_until(at.into())),
             span,
@@ -107,12 +115,14 @@ impl Run {
         self.open_stream();
         progress |= self.poll_connect(buffers, now, cx);
         // Counted before it is written: whoever has received a stanza finds it in the metrics.
-        self.count(buffers);
+        let passed = self.count(buffers);
         progress |= self.write_both(buffers, now, cx);
+        self.settle(passed, now);
         progress |= self.read_server(buffers, now, cx);
         self.machine_tick(buffers, now);
-        self.count(buffers);
+        let passed = self.count(buffers);
         progress |= self.write_both(buffers, now, cx);
+        self.settle(passed, now);
         progress
     }
 
@@ -195,6 +205,7 @@ impl Run {
             metrics.sessions.inc();
             self.span.record("transport", transport.label());
             self.transport = Some(transport);
+            self.meter.websocket(transport);
         }
         let Some(request) = self.machine.take_request() else { return };
         self.span.record("domain", request.domain.as_str());
@@ -301,11 +312,33 @@ impl Run {
         .min()
     }
 
-    fn count(&self, buffers: &mut Buffers) {
+    /// The number of elements that passed to the server, and to the client.
+    fn count(&self, buffers: &mut Buffers) -> [u32; 2] {
         let tally = std::mem::take(&mut buffers.out.tally);
-        self.worker.shared.count(self.transport, &tally);
+        self.worker.count(self.transport, &tally);
         if tally.failures > 0 {
             self.permit.failed(tally.failures, clock());
+        }
+        [tally.to_server.total(), tally.to_client.total()]
+    }
+
+    /// After a write: elements that passed, and were read at `now`, have arrived or wait.
+    fn settle(&mut self, [to_server, to_client]: [u32; 2], now: Instant) {
+        let Some(transport) = self.transport else { return };
+        let client = match (&self.client, self.client_deaf) {
+            (Some(_), false) if self.to_client.is_empty() => Taken::All,
+            (Some(_), false) => Taken::Some,
+            _ => Taken::Nothing,
+        };
+        let [server_delivery, client_delivery] = &mut self.delivering;
+        let local = &self.worker.local;
+        for (delivery, passed, taken, direction) in [
+            (server_delivery, to_server, self.link.taken(), Direction::ToServer),
+            (client_delivery, to_client, client, Direction::ToClient),
+        ] {
+            delivery.settle([(now, passed)].into_iter(), taken, |time, elements| {
+                local.delivered(transport, direction, time, elements);
+            });
         }
     }
 }
@@ -357,12 +390,14 @@ impl Future for Run {
             this.registered = true;
             this.worker.register(this.id, cx.waker().clone());
         }
-        let now = clock();
+        let mut now = clock();
         let worker = Rc::clone(&this.worker);
         let mut buffers = worker.buffers.borrow_mut();
         buffers.begin();
         let mut turns = 0;
         while this.turn(&mut buffers, now, cx) {
+            // What is read next is as old as this, not as the chunk before.
+            now = clock();
             turns += 1;
             if turns == TURNS {
                 cx.waker().wake_by_ref();
@@ -371,6 +406,7 @@ impl Future for Run {
         }
         buffers.trim();
         drop(buffers);
+        this.meter.count();
         if this.machine.is_authenticated() {
             this.permit.authenticated();
         }

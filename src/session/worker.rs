@@ -16,7 +16,7 @@ use tracing::{Span, debug, error, info, warn};
 
 use super::addresses::{Addresses, SessionPlace};
 use super::registry::Registry;
-use crate::metrics::{Limit, Metrics, Transport};
+use crate::metrics::{Direction, Limit, Local, Metrics, Transport};
 use crate::proto::fault::{Fault, Level};
 use crate::proto::stream::Tally;
 use crate::proto::ws::session::Out;
@@ -57,33 +57,6 @@ pub struct Live {
     pub bosh_origins: origins::ByDomain,
     /// How long a socket may take no byte while there are some for it.
     pub stall_timeout: Duration,
-}
-
-impl Shared {
-    /// Adds what a session of `transport` has counted; without one, nothing of it has passed yet.
-    pub(crate) fn count(&self, transport: Option<Transport>, tally: &Tally) {
-        if *tally == Tally::default() {
-            return;
-        }
-        let metrics = &self.metrics;
-        if let Some(transport) = transport {
-            let of_transport = metrics.transport(transport);
-            of_transport.to_server(&tally.to_server);
-            of_transport.to_client(&tally.to_client);
-        }
-        for (counter, count) in [
-            (&metrics.repaired, tally.repaired),
-            (&metrics.emptied, tally.emptied),
-            (&metrics.dropped, tally.dropped),
-            (&metrics.blank_messages, tally.blank),
-            (&metrics.channel_binding_plus, tally.binding_plus),
-            (&metrics.channel_binding_gs2, tally.binding_gs2),
-        ] {
-            if count > 0 {
-                counter.inc_by(u64::from(count));
-            }
-        }
-    }
 }
 
 /// The number of sessions, bounded.
@@ -330,6 +303,8 @@ impl Throttle {
 pub struct Worker {
     /// What the process has once.
     pub shared: Shared,
+    /// What this thread counts for itself.
+    pub local: Arc<Local>,
     /// Borrowed for the length of one poll of one session.
     pub buffers: RefCell<Buffers>,
     /// For warnings about the servers.
@@ -347,6 +322,7 @@ impl Worker {
     #[must_use]
     pub fn start(shared: Shared, first_id: u64) -> Rc<Self> {
         let worker = Rc::new(Self {
+            local: shared.metrics.local(),
             buffers: RefCell::new(Buffers::new()),
             server_warnings: Throttle::default(),
             overload_warnings: Throttle::default(),
@@ -379,6 +355,30 @@ impl Worker {
         let id = self.next.get();
         self.next.set(id.wrapping_add(1));
         id
+    }
+
+    /// Adds what a session of `transport` has counted; without one, nothing of it has passed yet.
+    pub(crate) fn count(&self, transport: Option<Transport>, tally: &Tally) {
+        if *tally == Tally::default() {
+            return;
+        }
+        if let Some(transport) = transport {
+            self.local.passed(transport, Direction::ToServer, &tally.to_server);
+            self.local.passed(transport, Direction::ToClient, &tally.to_client);
+        }
+        let metrics = &self.shared.metrics;
+        for (counter, count) in [
+            (&metrics.repaired, tally.repaired),
+            (&metrics.emptied, tally.emptied),
+            (&metrics.dropped, tally.dropped),
+            (&metrics.blank_messages, tally.blank),
+            (&metrics.channel_binding_plus, tally.binding_plus),
+            (&metrics.channel_binding_gs2, tally.binding_gs2),
+        ] {
+            if count > 0 {
+                counter.inc_by(u64::from(count));
+            }
+        }
     }
 
     /// Counts the end of a session that was opened at `opened`, and logs it as loud as it is.

@@ -139,9 +139,16 @@ pub(super) struct Assigned {
     pub(super) bytes: usize,
     pub(super) parts: VecDeque<Waiting>,
     pub(super) words: Option<Box<Words>>,
+    /// When they were read, for the reply that is made next.
+    pub(super) read: Vec<Instant>,
 }
 
 impl Assigned {
+    /// They were just taken.
+    pub(super) fn note(&mut self) {
+        self.read = self.parts.iter().filter_map(|part| part.read).collect();
+    }
+
     /// The response has left, for all that is known.
     pub(super) fn settle(&mut self) {
         self.id = None;
@@ -380,7 +387,8 @@ impl Core {
         if !self.terms.acks {
             self.window.prune();
         }
-        out.responses.push(Respond { id: open.id, reply: self.reply(body, compressible), why });
+        let reply = self.reply(body, compressible);
+        out.responses.push(Respond { id: open.id, reply, why });
     }
 
     /// Writes a body that says something.
@@ -425,13 +433,15 @@ impl Core {
             self.assigned.from = bytes.len();
             self.assigned.bytes = load.bytes;
             self.queue.take(load, &mut bytes, &mut self.assigned.parts);
+            self.assigned.note();
         }
         response::end(load.parts > 0, &mut bytes);
         bytes.into()
     }
 
-    pub(super) fn reply(&self, body: Bytes, compressible: bool) -> Reply {
-        Reply { status: 200, content: self.terms.content, body, compressible }
+    pub(super) fn reply(&mut self, body: Bytes, compressible: bool) -> Reply {
+        let read = std::mem::take(&mut self.assigned.read);
+        Reply { status: 200, content: self.terms.content, body, compressible, read }
     }
 
     /// The HTTP request `id` has ended, before its answer was started or before it was handed over

@@ -210,6 +210,7 @@ impl Core {
         response::begin_ending(condition, ack, load.stream, &mut bytes);
         response::payload(&mut bytes);
         self.queue.take(load, &mut bytes, &mut self.assigned.parts);
+        self.assigned.note();
         self.assigned.settle();
         response::end(true, &mut bytes);
         bytes.into()
@@ -220,7 +221,10 @@ impl Core {
         if self.queue.bytes() > ZOMBIE_BYTES {
             self.give_up(out);
         }
-        self.write_end(fault.condition(), None)
+        let words = self.write_end(fault.condition(), None);
+        // When somebody asks for them is not known.
+        self.assigned.read = Vec::new();
+        words
     }
 
     /// Nobody will take what waits for the client.

@@ -27,7 +27,7 @@ pub mod sid;
 mod tests;
 mod window;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::seam::FeatureRules;
 use super::stream::Served;
@@ -188,6 +188,8 @@ pub struct Reply {
     pub body: bytes::Bytes,
     /// It may be compressed: false for what holds the sid (BOSH-08, SEC-13).
     pub compressible: bool,
+    /// When each payload in it was read from the server, if it is given for the first time.
+    pub read: Vec<Instant>,
 }
 
 /// The media types of responses; always in UTF-8.

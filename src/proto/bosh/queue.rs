@@ -3,6 +3,7 @@
 //! One buffer, so that a payload costs no allocation; it is given back when nothing is left.
 
 use std::collections::VecDeque;
+use std::time::Instant;
 
 use super::super::item::Kind;
 
@@ -11,6 +12,8 @@ use super::super::item::Kind;
 pub(super) struct Waiting {
     pub(super) len: u32,
     pub(super) kind: Kind,
+    /// When the server said it; what is ours was not said by it.
+    pub(super) read: Option<Instant>,
 }
 
 /// Payloads in order.
@@ -65,10 +68,11 @@ impl Queue {
         u32::try_from(stanzas).unwrap_or(u32::MAX)
     }
 
-    /// Appends what `write` writes, as one payload; nothing if it writes nothing.
+    /// Appends what `write` writes, as one payload that was `read` then; nothing if it writes nothing.
     pub(super) fn push<T>(
         &mut self,
         kind: Kind,
+        read: Option<Instant>,
         write: impl FnOnce(&mut Vec<u8>) -> T,
     ) -> (T, usize) {
         let before = self.bytes.len();
@@ -76,7 +80,7 @@ impl Queue {
         let len = self.bytes.len() - before;
         // A payload is bounded by `xml::Limits::element_bytes`, which counts as 4 GiB at most.
         if let Ok(len @ 1..) = u32::try_from(len) {
-            self.parts.push_back(Waiting { len, kind });
+            self.parts.push_back(Waiting { len, kind, read });
         } else {
             self.bytes.truncate(before);
         }
@@ -171,7 +175,7 @@ mod tests {
     fn queue(payloads: &[(&str, Kind)]) -> Queue {
         let mut queue = Queue::default();
         for (text, kind) in payloads {
-            queue.push(*kind, |bytes| bytes.extend_from_slice(text.as_bytes()));
+            queue.push(*kind, None, |bytes| bytes.extend_from_slice(text.as_bytes()));
         }
         queue
     }

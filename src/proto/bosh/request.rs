@@ -106,6 +106,7 @@ impl Core {
                     content,
                     body: answered.body.clone(),
                     compressible: answered.compressible,
+                    read: Vec::new(),
                 };
                 is_pause = answered.is_pause;
                 out.responses.push(Respond { id, reply, why: Why::Replay });
@@ -185,7 +186,7 @@ impl Core {
             let lang = restart.lang.or(kept.lang);
             self.restart(from.as_deref(), lang.as_deref(), out, now);
         } else if !body.payload.parts.is_empty() {
-            self.forward(body.payload, out, now);
+            self.forward(body.payload, turn.arrived, out, now);
         }
 
         let pause = body.pause.and_then(Result::ok);
@@ -351,8 +352,8 @@ impl Core {
         }
     }
 
-    /// Passes payloads on (BOSH-42).
-    fn forward(&mut self, payload: Payload, out: &mut Out, now: Instant) {
+    /// Passes on payloads of a request that came then (BOSH-42).
+    fn forward(&mut self, payload: Payload, arrived: Instant, out: &mut Out, now: Instant) {
         let Payload { bytes, parts } = payload;
         let to = if self.server == ServerSide::Connecting {
             &mut self.early
@@ -361,7 +362,7 @@ impl Core {
             &mut out.server
         };
         let (mut from, mut at) = (0, 0);
-        let mut refused = 0;
+        let (mut passed, mut refused) = (0, 0);
         for part in parts {
             let len = part.len as usize;
             if part.kind == Kind::Compress {
@@ -373,10 +374,14 @@ impl Core {
                     self.phase.note(note);
                 }
                 out.tally.to_server.count(part.kind, len);
+                passed += 1;
             }
             at += len;
         }
         to.extend_from_slice(&bytes[from..at]);
+        if self.server != ServerSide::Connecting {
+            out.forwarded.push((arrived, passed));
+        }
         for _ in 0..refused {
             // UP-20.
             self.say_failure(ns::COMPRESS, "<unsupported-method/>");
@@ -384,7 +389,7 @@ impl Core {
     }
 
     fn say_failure(&mut self, namespace: &str, condition: &str) {
-        self.queue.push(Kind::Other, |bytes| {
+        self.queue.push(Kind::Other, None, |bytes| {
             let (middle, end) = if condition.is_empty() { ("/>", "") } else { (">", "</failure>") };
             for part in ["<failure xmlns=\"", namespace, "\"", middle, condition, end] {
                 bytes.extend_from_slice(part.as_bytes());

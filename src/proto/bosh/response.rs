@@ -28,7 +28,7 @@ pub fn refusal(fault: Fault, legacy: bool, content: Content) -> Reply {
 pub(super) fn terminal(condition: Option<Condition>, legacy: bool, content: Content) -> Reply {
     let status = if legacy { legacy_status(condition) } else { 200 };
     let body = if status == 200 { ending(condition, None) } else { Bytes::new() };
-    Reply { status, content, body, compressible: true }
+    Reply { status, content, body, compressible: true, read: Vec::new() }
 }
 
 /// XEP-0124 §17.1: what a legacy client is told by the HTTP status alone.

@@ -56,7 +56,7 @@ impl Core {
         match kind {
             Kind::StreamError => {
                 // XB-14, UP-34: given whole to the client, then both streams are closed.
-                self.queue.push(kind, |bytes| seam::to_client(element, bytes));
+                self.queue.push(kind, Some(now), |bytes| seam::to_client(element, bytes));
                 self.server_failed(out, now);
                 return;
             }
@@ -80,7 +80,7 @@ impl Core {
             | Kind::Sm
             | Kind::Other => {
                 let rules = &self.features;
-                let (rewrite, bytes) = self.queue.push(kind, |bytes| match kind {
+                let (rewrite, bytes) = self.queue.push(kind, Some(now), |bytes| match kind {
                     Kind::Features => seam::features_to_client(element, rules, bytes),
                     _ => seam::to_client(element, bytes),
                 });

@@ -85,6 +85,8 @@ pub struct Respond {
 pub struct Out {
     /// XML for the server.
     pub server: Vec<u8>,
+    /// When requests came whose payloads are in `server`, and how many.
+    pub forwarded: Vec<(Instant, u32)>,
     /// Answers, in the order in which they have to leave.
     pub responses: Vec<Respond>,
     /// What was counted.

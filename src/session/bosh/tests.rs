@@ -78,7 +78,8 @@ impl Script {
     fn answer(&mut self, out: &mut Out, id: RequestId, text: &'static str) {
         self.given.push((id, text));
         let body = bytes::Bytes::from_static(text.as_bytes());
-        let reply = Reply { status: 200, content: Content::TextXml, body, compressible: true };
+        let content = Content::TextXml;
+        let reply = Reply { status: 200, content, body, compressible: true, read: Vec::new() };
         out.responses.push(Respond { id, reply, why: Why::Payload });
     }
 
@@ -366,7 +367,7 @@ impl Client {
         self.worker.shared.registry.send(
             &self.sid,
             false,
-            Exchange { request: Ok(body), reply },
+            Exchange { request: Ok(body), received: clock(), reply },
         )?;
         Ok(answer)
     }

@@ -1,0 +1,426 @@
+//! What is counted for each stanza: by each worker for itself, and added up when somebody asks.
+//!
+//! A counter that all threads share costs each of them a cache line on its way to another core,
+//! for every stanza. So a [`Local`] has one writer, the worker that it belongs to, and its counters
+//! are written without a bus lock; a scrape reads them as they are at that moment.
+
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use prometheus::Registry;
+use prometheus::core::{Collector, Desc};
+use prometheus::proto::{
+    Bucket, Counter, Histogram as HistogramSample, LabelPair, Metric, MetricFamily, MetricType,
+};
+
+use super::{KINDS, Transport};
+use crate::proto::stream::Flow;
+
+/// From whom to whom.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Direction {
+    /// From the client to the server.
+    ToServer,
+    /// From the server to the client.
+    ToClient,
+}
+
+impl Direction {
+    const ALL: [Self; 2] = [Self::ToServer, Self::ToClient];
+
+    fn label(self) -> &'static str {
+        match self {
+            Self::ToServer => "to_server",
+            Self::ToClient => "to_client",
+        }
+    }
+}
+
+/// What a client's connection carries, and over which HTTP it began.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Carried {
+    /// Nothing that is known: probes, pages, refused requests; over HTTP/1.1.
+    #[default]
+    Nothing,
+    /// The same over HTTP/2.
+    NothingOverH2,
+    /// A WebSocket with the framing of RFC 7395.
+    Websocket,
+    /// One with the older framing.
+    WebsocketLegacy,
+    /// Requests of BOSH sessions over HTTP/1.1.
+    Bosh,
+    /// The same over HTTP/2.
+    BoshOverH2,
+}
+
+impl Carried {
+    const ALL: [Self; 6] = [
+        Self::Nothing,
+        Self::NothingOverH2,
+        Self::Websocket,
+        Self::WebsocketLegacy,
+        Self::Bosh,
+        Self::BoshOverH2,
+    ];
+
+    /// The labels `transport` and `http`.
+    fn labels(self) -> [(&'static str, &'static str); 2] {
+        let (transport, http) = match self {
+            Self::Nothing => ("none", "1.1"),
+            Self::NothingOverH2 => ("none", "2"),
+            Self::Websocket => (Transport::Websocket.label(), "1.1"),
+            Self::WebsocketLegacy => (Transport::WebsocketLegacy.label(), "1.1"),
+            Self::Bosh => (Transport::Bosh.label(), "1.1"),
+            Self::BoshOverH2 => (Transport::Bosh.label(), "2"),
+        };
+        [("transport", transport), ("http", http)]
+    }
+}
+
+/// A counter with one writer.
+#[derive(Default)]
+struct Count(AtomicU64);
+
+impl Count {
+    /// Only ever called on the thread that the counter belongs to.
+    fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// The upper bounds of the buckets, in microseconds: a factor of two to two and a half between
+/// them, from what a core takes for a stanza to what a held request may.
+const BOUNDS: [u64; 19] = [
+    50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
+];
+
+/// Durations with one writer.
+#[derive(Default)]
+struct Histogram {
+    /// The last is for what is above all bounds.
+    buckets: [Count; BOUNDS.len() + 1],
+    nanoseconds: Count,
+}
+
+impl Histogram {
+    fn observe(&self, time: Duration, times: u64) {
+        let micros = time.as_nanos().div_ceil(1000);
+        let at = BOUNDS.partition_point(|bound| u128::from(*bound) < micros);
+        self.buckets[at].add(times);
+        let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.nanoseconds.add(nanoseconds.saturating_mul(times));
+    }
+}
+
+/// The counters of one worker.
+#[derive(Default)]
+#[repr(align(128))]
+pub struct Local {
+    elements: [[[Count; 4]; 2]; 3],
+    payload: [[Count; 2]; 3],
+    wire: [[Count; 2]; 6],
+    connections: [Count; 6],
+    requests: [Count; 2],
+    delivery: [[Histogram; 2]; 3],
+    waits: Histogram,
+}
+
+impl fmt::Debug for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Local")
+    }
+}
+
+/// All methods are for the worker's own thread.
+impl Local {
+    /// Elements and their bytes that passed.
+    pub(crate) fn passed(&self, transport: Transport, direction: Direction, flow: &Flow) {
+        if flow.bytes == 0 {
+            return;
+        }
+        let (transport, direction) = (transport as usize, direction as usize);
+        for (count, passed) in self.elements[transport][direction].iter().zip(flow.elements) {
+            if passed > 0 {
+                count.add(u64::from(passed));
+            }
+        }
+        self.payload[transport][direction].add(flow.bytes);
+    }
+
+    /// `times` elements took so long from the last byte read to the last byte handed to the kernel.
+    pub(crate) fn delivered(
+        &self,
+        transport: Transport,
+        direction: Direction,
+        time: Duration,
+        times: u32,
+    ) {
+        let histogram = &self.delivery[transport as usize][direction as usize];
+        histogram.observe(time, u64::from(times));
+    }
+
+    /// A payload waited so long for a BOSH request to answer.
+    pub(crate) fn waited(&self, time: Duration) {
+        self.waits.observe(time, 1);
+    }
+
+    /// Bytes of client connections: read, and written.
+    pub(crate) fn wire(&self, carried: Carried, read: u64, written: u64) {
+        self.wire[carried as usize][Direction::ToServer as usize].add(read);
+        self.wire[carried as usize][Direction::ToClient as usize].add(written);
+    }
+
+    /// A connection of which it has just become known what it carries, or that ends without.
+    pub(crate) fn connection(&self, carried: Carried) {
+        self.connections[carried as usize].add(1);
+    }
+
+    /// A request for a BOSH session.
+    pub(crate) fn request(&self, over_h2: bool) {
+        self.requests[usize::from(over_h2)].add(1);
+    }
+}
+
+/// The counters of all workers, and what they are called.
+#[derive(Clone)]
+pub(super) struct Locals(Arc<Inner>);
+
+struct Inner {
+    all: Mutex<Vec<Arc<Local>>>,
+    descriptions: Vec<Desc>,
+}
+
+impl fmt::Debug for Locals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Locals")
+    }
+}
+
+/// Name, help, names of the labels.
+type Family = (&'static str, &'static str, &'static [&'static str]);
+
+const ELEMENTS: Family = (
+    "bosphorus_stanzas_total",
+    "Top-level elements passed; kind nonza is all that is no stanza",
+    &["transport", "direction", "kind"],
+);
+const PAYLOAD: Family = (
+    "bosphorus_payload_bytes_total",
+    "Bytes of the elements passed, without frame heads, TLS and TCP",
+    &["transport", "direction"],
+);
+const WIRE: Family = (
+    "bosphorus_wire_bytes_total",
+    "Bytes of client connections as the kernel took and gave them: TLS, HTTP heads and frame heads \
+     included, TCP and IP heads not; transport none is what carried no session",
+    &["transport", "http", "direction"],
+);
+const CONNECTIONS: Family = (
+    "bosphorus_client_connections_total",
+    "Connections of clients, counted when it is known what they carry, or at their end",
+    &["transport", "http"],
+);
+const REQUESTS: Family = (
+    "bosphorus_http_requests_total",
+    "HTTP requests that carried sessions: POSTs of BOSH, upgrades of WebSockets",
+    &["transport", "http"],
+);
+const DELIVERY: Family = (
+    "bosphorus_delivery_seconds",
+    "Time of an element from the last byte read on one side to the last byte handed to the kernel \
+     on the other; over BOSH the wait for a request is part of it",
+    &["transport", "direction"],
+);
+const WAITS: Family = (
+    "bosphorus_bosh_wait_seconds",
+    "Time that an element of the server waited for a BOSH request that it could answer",
+    &[],
+);
+
+const FAMILIES: [Family; 7] = [ELEMENTS, PAYLOAD, WIRE, CONNECTIONS, REQUESTS, DELIVERY, WAITS];
+
+impl Locals {
+    pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let describe = |(name, help, labels): Family| {
+            let labels = labels.iter().map(|&label| label.to_owned()).collect();
+            Desc::new(name.to_owned(), help.to_owned(), labels, Default::default())
+        };
+        let descriptions = FAMILIES.into_iter().map(describe).collect::<Result<_, _>>()?;
+        let locals = Self(Arc::new(Inner { all: Mutex::default(), descriptions }));
+        registry.register(Box::new(locals.clone()))?;
+        Ok(locals)
+    }
+
+    /// Those of one more worker. They count for as long as the process lives.
+    pub(super) fn another(&self) -> Arc<Local> {
+        let local = Arc::new(Local::default());
+        self.0.all.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(&local));
+        local
+    }
+}
+
+impl Collector for Locals {
+    fn desc(&self) -> Vec<&Desc> {
+        self.0.descriptions.iter().collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        let all = self.0.all.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = |count: &dyn Fn(&Local) -> &Count| -> u64 {
+            all.iter().map(|local| count(local).get()).fold(0, u64::wrapping_add)
+        };
+        let mut elements = Vec::new();
+        let mut payload = Vec::new();
+        let mut delivery = Vec::new();
+        for transport in Transport::ALL {
+            for direction in Direction::ALL {
+                let labels = [("transport", transport.label()), ("direction", direction.label())];
+                let (t, d) = (transport as usize, direction as usize);
+                for (kind, name) in KINDS.into_iter().enumerate() {
+                    let labels = [labels[0], labels[1], ("kind", name)];
+                    elements.push(counter(&labels, sum(&|local| &local.elements[t][d][kind])));
+                }
+                payload.push(counter(&labels, sum(&|local| &local.payload[t][d])));
+                delivery
+                    .push(histogram(&labels, |count| sum(&|local| count(&local.delivery[t][d]))));
+            }
+        }
+        let mut wire = Vec::new();
+        let mut connections = Vec::new();
+        for carried in Carried::ALL {
+            let [transport, http] = carried.labels();
+            for direction in Direction::ALL {
+                let labels = [transport, http, ("direction", direction.label())];
+                let count = sum(&|local| &local.wire[carried as usize][direction as usize]);
+                wire.push(counter(&labels, count));
+            }
+            let count = sum(&|local| &local.connections[carried as usize]);
+            connections.push(counter(&[transport, http], count));
+        }
+        let websockets = |carried: Carried| {
+            counter(&carried.labels(), sum(&|local| &local.connections[carried as usize]))
+        };
+        let requests = vec![
+            websockets(Carried::Websocket),
+            websockets(Carried::WebsocketLegacy),
+            counter(&Carried::Bosh.labels(), sum(&|local| &local.requests[0])),
+            counter(&Carried::BoshOverH2.labels(), sum(&|local| &local.requests[1])),
+        ];
+        let waits = vec![histogram(&[], |count| sum(&|local| count(&local.waits)))];
+        let counters = MetricType::COUNTER;
+        vec![
+            family(ELEMENTS, counters, elements),
+            family(PAYLOAD, counters, payload),
+            family(WIRE, counters, wire),
+            family(CONNECTIONS, counters, connections),
+            family(REQUESTS, counters, requests),
+            family(DELIVERY, MetricType::HISTOGRAM, delivery),
+            family(WAITS, MetricType::HISTOGRAM, waits),
+        ]
+    }
+}
+
+fn family((name, help, _): Family, kind: MetricType, samples: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(samples);
+    family
+}
+
+fn sample(labels: &[(&str, &str)]) -> Metric {
+    let pair = |&(name, value): &(&str, &str)| {
+        let mut pair = LabelPair::default();
+        pair.set_name(name.to_owned());
+        pair.set_value(value.to_owned());
+        pair
+    };
+    let mut pairs: Vec<_> = labels.iter().map(pair).collect();
+    // In the order that the other families have theirs in.
+    pairs.sort_by(|one, other| one.name().cmp(other.name()));
+    Metric::from_label(pairs)
+}
+
+fn counter(labels: &[(&str, &str)], count: u64) -> Metric {
+    let mut sample = sample(labels);
+    let mut counter = Counter::default();
+    counter.set_value(count as f64);
+    sample.set_counter(counter);
+    sample
+}
+
+/// `sum` adds up what it is shown of each worker's histogram.
+fn histogram(
+    labels: &[(&str, &str)],
+    sum: impl Fn(&dyn Fn(&Histogram) -> &Count) -> u64,
+) -> Metric {
+    let mut total = 0;
+    let mut buckets = Vec::with_capacity(BOUNDS.len());
+    for (at, bound) in BOUNDS.into_iter().enumerate() {
+        total += sum(&|histogram| &histogram.buckets[at]);
+        let mut bucket = Bucket::default();
+        bucket.set_upper_bound(bound as f64 / 1e6);
+        bucket.set_cumulative_count(total);
+        buckets.push(bucket);
+    }
+    total += sum(&|histogram| &histogram.buckets[BOUNDS.len()]);
+    let mut whole = HistogramSample::default();
+    whole.set_bucket(buckets);
+    whole.set_sample_count(total);
+    whole.set_sample_sum(sum(&|histogram| &histogram.nanoseconds) as f64 / 1e9);
+    let mut sample = sample(labels);
+    sample.set_histogram(whole);
+    sample
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(registry: &Registry) -> String {
+        let encoder = prometheus::TextEncoder::new();
+        encoder.encode_to_string(&registry.gather()).unwrap()
+    }
+
+    /// A scrape shows the sum of all workers.
+    #[test]
+    fn workers_are_added_up() {
+        let registry = Registry::new();
+        let locals = Locals::register(&registry).unwrap();
+        let workers = [locals.another(), locals.another()];
+        for worker in &workers {
+            let flow = Flow { elements: [2, 0, 0, 1], bytes: 100 };
+            worker.passed(Transport::Bosh, Direction::ToServer, &flow);
+            worker.wire(Carried::BoshOverH2, 10, 20);
+            let time = Duration::from_micros(250);
+            worker.delivered(Transport::Websocket, Direction::ToClient, time, 3);
+            worker.waited(Duration::from_secs(61));
+        }
+        let text = text(&registry);
+        for line in [
+            "bosphorus_stanzas_total{direction=\"to_server\",kind=\"message\",transport=\"bosh\"} 4",
+            "bosphorus_stanzas_total{direction=\"to_server\",kind=\"nonza\",transport=\"bosh\"} 2",
+            "bosphorus_stanzas_total{direction=\"to_client\",kind=\"iq\",transport=\"websocket\"} 0",
+            "bosphorus_payload_bytes_total{direction=\"to_server\",transport=\"bosh\"} 200",
+            "bosphorus_wire_bytes_total{direction=\"to_client\",http=\"2\",transport=\"bosh\"} 40",
+            "bosphorus_delivery_seconds_bucket{direction=\"to_client\",transport=\"websocket\",le=\"0.00025\"} 6",
+            "bosphorus_delivery_seconds_bucket{direction=\"to_client\",transport=\"websocket\",le=\"0.0001\"} 0",
+            "bosphorus_delivery_seconds_sum{direction=\"to_client\",transport=\"websocket\"} 0.0015",
+            "bosphorus_bosh_wait_seconds_bucket{le=\"60\"} 0",
+            "bosphorus_bosh_wait_seconds_bucket{le=\"+Inf\"} 2",
+            "bosphorus_bosh_wait_seconds_count 2",
+        ] {
+            assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,82 @@
+//! How long elements took from one side's socket to the other's.
+
+use std::time::{Duration, Instant};
+
+use super::timer::clock;
+
+/// Elements for one side, of which its kernel has not taken the last byte yet. While it has not,
+/// the other side is not read: so they are those of one read, or nearly.
+#[derive(Debug, Default)]
+pub(crate) struct Delivery {
+    /// When the first of them was read.
+    since: Option<Instant>,
+    elements: u32,
+}
+
+/// The socket that elements were written to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Taken {
+    /// It has taken all of them.
+    All,
+    /// Some still wait for it.
+    Some,
+    /// It takes nothing any more.
+    Nothing,
+}
+
+impl Delivery {
+    /// After a write: `fresh` are elements that were written now for the first time, with the time
+    /// at which they were read. Those that have arrived are shown to `observe`.
+    pub(crate) fn settle(
+        &mut self,
+        fresh: impl Iterator<Item = (Instant, u32)>,
+        taken: Taken,
+        mut observe: impl FnMut(Duration, u32),
+    ) {
+        let fresh = fresh.filter(|(_, elements)| *elements > 0);
+        match taken {
+            Taken::Nothing => *self = Self::default(),
+            Taken::Some => {
+                for (read, elements) in fresh {
+                    self.since = Some(self.since.map_or(read, |since| since.min(read)));
+                    self.elements = self.elements.saturating_add(elements);
+                }
+            }
+            Taken::All => {
+                let waiting = self.since.take().zip(Some(std::mem::take(&mut self.elements)));
+                let mut now = None;
+                for (read, elements) in waiting.into_iter().chain(fresh) {
+                    let now = *now.get_or_insert_with(clock);
+                    observe(now.saturating_duration_since(read), elements);
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Elements arrive with the last byte, and never twice.
+    #[test]
+    fn elements_arrive_once() {
+        let read = clock() - Duration::from_secs(5);
+        let mut delivery = Delivery::default();
+        let mut seen = Vec::new();
+        let mut settle = |fresh: &[(Instant, u32)], taken| {
+            delivery.settle(fresh.iter().copied(), taken, |time, elements| {
+                seen.push((time.as_secs(), elements));
+            });
+            std::mem::take(&mut seen)
+        };
+        assert_eq!(settle(&[(read, 0)], Taken::All), []);
+        assert_eq!(settle(&[(read, 2), (clock(), 1)], Taken::All), [(5, 2), (0, 1)]);
+        assert_eq!(settle(&[(clock(), 1)], Taken::Some), []);
+        assert_eq!(settle(&[(read, 2)], Taken::Some), []);
+        assert_eq!(settle(&[(clock(), 4)], Taken::All), [(5, 3), (0, 4)]);
+        assert_eq!(settle(&[(read, 2)], Taken::Some), []);
+        assert_eq!(settle(&[(read, 2)], Taken::Nothing), []);
+        assert_eq!(settle(&[], Taken::All), []);
+    }
+}

@@ -1,0 +1,168 @@
+//! What one client connection costs on the wire.
+
+use std::cell::{Cell, RefCell};
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::io::Traffic;
+use crate::metrics::{Carried, Direction, Local, Transport};
+
+/// The bytes of one connection, brought to the counters of its worker under what it carries. What
+/// passes before that is known (the handshake of TLS, the first request) waits for it.
+#[derive(Debug)]
+pub struct Meter {
+    local: Arc<Local>,
+    traffic: Arc<Traffic>,
+    over_h2: Cell<bool>,
+    carried: Cell<Carried>,
+    /// Bytes that were counted already: read, and written.
+    counted: Cell<(u64, u64)>,
+    /// When elements were read from servers that answers on their way carry.
+    under_way: RefCell<Vec<Instant>>,
+}
+
+impl Meter {
+    /// A connection that was just accepted by the worker with these counters.
+    #[must_use]
+    pub fn new(local: Arc<Local>) -> Self {
+        Self {
+            local,
+            traffic: Arc::default(),
+            over_h2: Cell::default(),
+            carried: Cell::default(),
+            counted: Cell::default(),
+            under_way: RefCell::default(),
+        }
+    }
+
+    /// What the socket counts into.
+    #[must_use]
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.traffic
+    }
+
+    /// It speaks HTTP/2.
+    pub fn over_h2(&self) {
+        self.over_h2.set(true);
+    }
+
+    /// A request for a BOSH session has come.
+    pub fn bosh(&self) {
+        self.local.request(self.over_h2.get());
+        self.carries(if self.over_h2.get() { Carried::BoshOverH2 } else { Carried::Bosh });
+    }
+
+    /// It is a WebSocket, of that framing.
+    pub fn websocket(&self, transport: Transport) {
+        self.carries(match transport {
+            Transport::WebsocketLegacy => Carried::WebsocketLegacy,
+            _ => Carried::Websocket,
+        });
+    }
+
+    fn carries(&self, carried: Carried) {
+        if self.carried.get() == Carried::Nothing {
+            self.carried.set(carried);
+            self.local.connection(carried);
+            self.count();
+        }
+    }
+
+    /// An answer is on its way at `now`, with elements that were read from the server at these
+    /// times.
+    pub fn send(&self, mut read: Vec<Instant>, now: Instant) {
+        for read in &read {
+            self.local.waited(now.saturating_duration_since(*read));
+        }
+        self.under_way.borrow_mut().append(&mut read);
+    }
+
+    /// All that was to be written is with the kernel, at the time that is asked for.
+    pub fn flushed(&self, now: impl FnOnce() -> Instant) {
+        let mut under_way = self.under_way.borrow_mut();
+        if !under_way.is_empty() {
+            let now = now();
+            for read in under_way.drain(..) {
+                let time = now.saturating_duration_since(read);
+                self.local.delivered(Transport::Bosh, Direction::ToClient, time, 1);
+            }
+            under_way.shrink_to(4);
+        }
+        self.count();
+    }
+
+    /// Counts what has passed since the last time, if it is known what it was.
+    pub fn count(&self) {
+        if self.carried.get() != Carried::Nothing {
+            self.count_as(self.carried.get());
+        }
+    }
+
+    fn count_as(&self, carried: Carried) {
+        let (read, written) = (self.traffic.read(), self.traffic.written());
+        let (read_before, written_before) = self.counted.replace((read, written));
+        let (read, written) = (read - read_before, written - written_before);
+        if read + written > 0 {
+            self.local.wire(carried, read, written);
+        }
+    }
+}
+
+impl Drop for Meter {
+    fn drop(&mut self) {
+        let carried = match (self.carried.get(), self.over_h2.get()) {
+            (Carried::Nothing, true) => Carried::NothingOverH2,
+            (carried, _) => carried,
+        };
+        if self.carried.get() == Carried::Nothing {
+            self.local.connection(carried);
+        }
+        self.count_as(carried);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Metrics;
+
+    /// What came before it was known what for is counted as that; what never is, as nothing.
+    #[test]
+    fn bytes_are_of_what_the_connection_carries() {
+        let metrics = Metrics::register().unwrap();
+        let local = metrics.local();
+        let value = |sample: &str| {
+            let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+            let line = text.lines().find_map(|line| line.strip_prefix(sample)).map(str::trim);
+            line.and_then(|value| value.parse::<u64>().ok()).unwrap_or_else(|| panic!("{sample}"))
+        };
+        let wire = |transport: &str, http: &str, direction: &str| {
+            value(&format!(
+                "bosphorus_wire_bytes_total{{direction=\"{direction}\",http=\"{http}\",\
+                 transport=\"{transport}\"}}"
+            ))
+        };
+        let meter = Meter::new(Arc::clone(&local));
+        meter.traffic().add(100, 50);
+        meter.count();
+        assert_eq!(wire("bosh", "1.1", "to_server"), 0);
+        meter.bosh();
+        assert_eq!(wire("bosh", "1.1", "to_server"), 100);
+        meter.bosh();
+        meter.traffic().add(1, 2);
+        meter.flushed(crate::session::timer::clock);
+        assert_eq!((wire("bosh", "1.1", "to_server"), wire("bosh", "1.1", "to_client")), (101, 52));
+        meter.traffic().add(1, 1);
+        drop(meter);
+        assert_eq!((wire("bosh", "1.1", "to_server"), wire("bosh", "1.1", "to_client")), (102, 53));
+        let requests = "bosphorus_http_requests_total{http=\"1.1\",transport=\"bosh\"}";
+        assert_eq!(value(requests), 2);
+
+        let meter = Meter::new(local);
+        meter.over_h2();
+        meter.traffic().add(7, 8);
+        drop(meter);
+        assert_eq!((wire("none", "2", "to_server"), wire("none", "2", "to_client")), (7, 8));
+        assert_eq!(value("bosphorus_client_connections_total{http=\"2\",transport=\"none\"}"), 1);
+    }
+}
