@@ -115,6 +115,7 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
     [
         ("listen.addresses", was.addresses != is.addresses),
         ("listen.tls_addresses", was.tls_addresses != is.tls_addresses),
+        ("listen.unix_mode", was.unix_mode != is.unix_mode),
         ("listen.handshake_timeout", was.handshake_timeout != is.handshake_timeout),
         ("listen.http2_streams", was.http2_streams != is.http2_streams),
         ("tls.certificates", is_left_without_certificates(&old.tls, &new.tls)),
