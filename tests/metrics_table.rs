@@ -73,9 +73,11 @@ fn the_readme_has_what_is_registered() -> Result {
     for file in fs::read_dir(root().join("src/metrics"))? {
         let text = fs::read_to_string(file?.path())?;
         let text = text.split("#[cfg(test)]").next().unwrap_or_default();
-        registered.extend(text.split("\"bosphorus_").skip(1).map(|rest| {
-            format!("bosphorus_{}", rest.split('"').next().unwrap_or_default())
-        }));
+        registered.extend(
+            text.split("\"bosphorus_")
+                .skip(1)
+                .map(|rest| format!("bosphorus_{}", rest.split('"').next().unwrap_or_default())),
+        );
     }
     let (told, _) = told()?;
     let told: BTreeSet<_> = told.into_keys().collect();
@@ -120,7 +122,8 @@ fn labels_of(mut cell: &str) -> Result<BTreeMap<String, BTreeSet<String>>> {
             let words = parts.next().unwrap_or_default();
             let (quoted, between): (Vec<_>, Vec<_>) =
                 parts.enumerate().partition(|(at, _)| at % 2 == 0);
-            if words.is_empty() && between.iter().all(|(_, text)| [", ", ", or ", ""].contains(text))
+            if words.is_empty()
+                && between.iter().all(|(_, text)| [", ", ", or ", ""].contains(text))
             {
                 values.extend(quoted.into_iter().map(|(_, value)| value.to_owned()));
             }
