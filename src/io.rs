@@ -29,6 +29,15 @@ impl Io {
         matches!(self, Self::Tls(_))
     }
 
+    /// The address of the other end, if it is one of TCP that is still there.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(socket) => socket.peer_addr().ok(),
+            Self::Unix(_) => None,
+            Self::Tls(stream) => stream.get_ref().0.peer_addr(),
+        }
+    }
+
     /// The address of our end, if it is one of TCP.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match self {
@@ -43,6 +52,18 @@ impl Io {
         if let Self::Tcp(socket) = self {
             let _ = socket.set_nodelay(true);
         }
+    }
+}
+
+impl From<TcpStream> for Io {
+    fn from(socket: TcpStream) -> Self {
+        Self::Tcp(socket)
+    }
+}
+
+impl From<UnixStream> for Io {
+    fn from(socket: UnixStream) -> Self {
+        Self::Unix(socket)
     }
 }
 
