@@ -7,19 +7,21 @@
 #![expect(clippy::unwrap_used, reason = "the test authority's helpers may panic")]
 
 mod common;
+#[path = "front_proxies/example.rs"]
+mod example;
 #[allow(dead_code, reason = "shared with tests/upstream.rs")]
 #[path = "common/pki.rs"]
 mod pki;
+#[path = "front_proxies/servers.rs"]
+mod servers;
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream};
 use std::path::Path;
 use std::process::{Command, ExitCode};
-use std::sync::{Arc, Mutex, OnceLock};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use anyhow::{Context, anyhow, bail, ensure};
-use base64::Engine;
-use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use futures_util::future::try_join;
 use h2::ext::Protocol;
@@ -33,11 +35,13 @@ use common::client::{Client, Endpoint, Transport, ns};
 use common::gateway::Gateway;
 use common::http::{Connection, Url};
 use common::process::{Directory, Process, find, free_ports, tail, wait_ready};
-use common::server::{Account, Configuration, Kind, Server, Settings};
+use common::server::{Account, Kind, Server};
 use common::socket::{frame, opcode};
 use common::table::{Cell, Table};
 use common::{PATIENCE, Result, block_on, eventually, in_ci};
-use pki::{Ca, Identity, Validity};
+use example::{CERTIFICATE, Example, KEY, MODULES, NAME, STREAM_MODULE, Surroundings};
+use pki::{Ca, Validity};
+use servers::{ejabberd, ejabberd_toml, prosody};
 
 /// Where clients come from; the proxies connect from 127.0.0.1.
 const FROM: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 77), Ipv4Addr::new(127, 0, 0, 78)];
@@ -45,8 +49,6 @@ const FROM: [Ipv4Addr; 2] = [Ipv4Addr::new(127, 0, 0, 77), Ipv4Addr::new(127, 0,
 const FORGED: &str = "192.0.2.66";
 /// How long a request is held: a proxy that waits for more, or for the end, would show.
 const HELD: Duration = Duration::from_secs(6);
-/// The name in the certificate for clients: that of the examples in the server's domain.
-const NAME: &str = "chat.ejabberd.test";
 
 /// What stands in front: a row of the table.
 struct Front {
@@ -58,7 +60,7 @@ struct Front {
     /// Whether it ends TLS itself.
     ends_tls: bool,
     /// Replaces what is of the operator's machine, and gives the command that starts it.
-    prepare: fn(&Surroundings) -> Result<Command>,
+    prepare: fn(&Surroundings, Example) -> Result<Command>,
 }
 
 const FRONTS: [Front; 5] = [
@@ -68,7 +70,7 @@ const FRONTS: [Front; 5] = [
         program: "nginx",
         package: "nginx-light",
         ends_tls: true,
-        prepare: nginx,
+        prepare: example::nginx,
     },
     Front {
         file: "haproxy.cfg",
@@ -76,7 +78,7 @@ const FRONTS: [Front; 5] = [
         program: "haproxy",
         package: "haproxy",
         ends_tls: true,
-        prepare: haproxy,
+        prepare: example::haproxy,
     },
     Front {
         file: "Caddyfile",
@@ -84,7 +86,7 @@ const FRONTS: [Front; 5] = [
         program: "caddy",
         package: "caddy",
         ends_tls: true,
-        prepare: caddy,
+        prepare: example::caddy,
     },
     Front {
         file: "nginx-stream.conf",
@@ -92,7 +94,7 @@ const FRONTS: [Front; 5] = [
         program: "nginx",
         package: "libnginx-mod-stream",
         ends_tls: false,
-        prepare: nginx_stream,
+        prepare: example::nginx_stream,
     },
     Front {
         file: "haproxy-tcp.cfg",
@@ -100,13 +102,9 @@ const FRONTS: [Front; 5] = [
         program: "haproxy",
         package: "haproxy",
         ends_tls: false,
-        prepare: haproxy_tcp,
+        prepare: example::haproxy_tcp,
     },
 ];
-
-/// Where Debian has nginx's modules, of which nginx-stream.conf needs that one.
-const MODULES: &str = "/usr/lib/nginx/modules";
-const STREAM_MODULE: &str = "ngx_stream_module.so";
 
 /// What runs in the cells of a row; gives the address that ejabberd has seen, where it looks.
 type Scenario = fn(&Stand) -> Result<Cell>;
@@ -195,6 +193,9 @@ fn main() -> ExitCode {
             add(&behind, kind.name(), way.name(), kind.missing(), Box::new(run));
         }
     }
+    trials.push(Trial::test("the examples' times fit the gateway's", || {
+        Ok(times().map_err(|error| format!("{error:#}"))?)
+    }));
     let conclusion = libtest_mimic::run(&arguments, trials);
     skips.sort();
     skips.dedup();
@@ -204,154 +205,36 @@ fn main() -> ExitCode {
     conclusion.exit_code()
 }
 
-/// A file of `conf/examples`.
-struct Example {
-    name: String,
-    text: String,
-}
-
-impl Example {
-    fn read(name: &str) -> Result<Self> {
-        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/examples").join(name);
-        let text = std::fs::read_to_string(&path).with_context(|| path.display().to_string())?;
-        Ok(Self { name: name.to_owned(), text })
+/// The gateway's own times are too long to wait for: proxies have to wait longer, and to give up
+/// connections that are kept sooner.
+fn times() -> Result {
+    let ours =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/bosphorus.toml"))?;
+    let seconds = |text: &str, key: &str| -> Result<u32> {
+        let start = |line: &str| line.trim_start().strip_prefix(key).map(str::to_owned);
+        let value = text.lines().find_map(start).with_context(|| format!("no {key}"))?;
+        let value = value.trim_matches([' ', '=', '"', ';']).strip_suffix('s');
+        Ok(value.with_context(|| format!("{key} is not in seconds"))?.parse()?)
+    };
+    let [wait, ping, keep_alive] =
+        ["wait_max", "ping_interval", "keep_alive"].map(|key| seconds(&ours, key));
+    let (silence, keep_alive) = (wait?.max(ping?), keep_alive?);
+    for (file, key, least) in [
+        ("nginx.conf", "proxy_read_timeout", silence),
+        ("nginx.conf", "proxy_send_timeout", silence),
+        ("haproxy.cfg", "timeout client", silence),
+        ("haproxy.cfg", "timeout server", silence),
+        ("haproxy.cfg", "timeout tunnel", silence),
+        ("nginx-stream.conf", "proxy_timeout", silence.max(keep_alive)),
+        ("haproxy-tcp.cfg", "timeout client", silence.max(keep_alive)),
+        ("haproxy-tcp.cfg", "timeout server", silence.max(keep_alive)),
+    ] {
+        let time = seconds(&Example::read(file)?.text, key)?;
+        ensure!(time > least, "{file}: {key} is {time} s, not more than {least}");
     }
-
-    /// With that replaced wherever it stands. It has to stand there: the file is what is tested.
-    fn replace(mut self, from: &str, to: impl ToString) -> Result<Self> {
-        ensure!(self.text.contains(from), "{}: {from:?} is not in it", self.name);
-        self.text = self.text.replace(from, &to.to_string());
-        Ok(self)
-    }
-
-    /// What its comment says of `bosphorus.toml`.
-    fn for_bosphorus(&self) -> Result<Self> {
-        let mut lines = self.text.lines().skip_while(|line| *line != "# In bosphorus.toml:");
-        lines.next().with_context(|| format!("{} does not say what is on our side", self.name))?;
-        let lines = lines.map_while(|line| line.strip_prefix("#   "));
-        let text = lines.fold(String::new(), |text, line| text + line + "\n");
-        Ok(Self { name: format!("the comment in {}", self.name), text })
-    }
-}
-
-/// What an example is fitted into.
-struct Surroundings {
-    example: Mutex<Option<Example>>,
-    directory: Directory,
-    /// Of the proxy.
-    port: u16,
-    /// The gateway's, for what the proxy passes on.
-    inner: SocketAddr,
-    /// The gateway's, for health.
-    admin: SocketAddr,
-}
-
-impl Surroundings {
-    fn example(&self) -> Result<Example> {
-        let example = self.example.lock().map_err(|_| anyhow!("a test panicked here"))?.take();
-        example.context("it was taken before")
-    }
-
-    fn path(&self, leaf: &str) -> String {
-        self.directory.join(leaf).display().to_string()
-    }
-
-    /// Writes the file and gives the command for it.
-    fn command(&self, program: &str, example: &Example) -> Result<(Command, String)> {
-        let path = self.directory.write(&example.name, &example.text)?;
-        let command = Command::new(find(program).with_context(|| format!("no `{program}`"))?);
-        Ok((command, path.display().to_string()))
-    }
-}
-
-const CERTIFICATE: &str = "/etc/letsencrypt/live/chat.example.org/fullchain.pem";
-const KEY: &str = "/etc/letsencrypt/live/chat.example.org/privkey.pem";
-
-/// What both files of nginx have in common.
-fn nginx_command(surroundings: &Surroundings, example: Example) -> Result<Command> {
-    // Another user could not read the directory.
-    let example =
-        example.replace("user www-data;", "user root;")?.replace("/run/nginx.pid", "pid")?;
-    let (mut command, path) = surroundings.command("nginx", &example)?;
-    // Debian names modules relative to the prefix.
-    std::os::unix::fs::symlink(MODULES, surroundings.directory.join("modules"))?;
-    let prefix = format!("{}/", surroundings.directory.path().display());
-    command.args(["-p", &prefix, "-c", &path, "-g", "daemon off; error_log stderr notice;"]);
-    Ok(command)
-}
-
-fn nginx(surroundings: &Surroundings) -> Result<Command> {
-    // Where Debian's nginx has them is root's.
-    let places = ["client_body", "proxy", "fastcgi", "uwsgi", "scgi"]
-        .map(|name| format!("{name}_temp_path {name};"))
-        .join(" ");
-    let example = surroundings
-        .example()?
-        .replace("http {\n", format!("http {{\naccess_log off; {places}\n"))?
-        .replace("listen 443 ", format!("listen 127.0.0.1:{} ", surroundings.port))?
-        .replace("        listen [::]:443 ssl http2;\n", "")?
-        .replace(CERTIFICATE, surroundings.path("chain.pem"))?
-        .replace(KEY, surroundings.path("key.pem"))?
-        .replace("chat.example.org", NAME)?
-        .replace("server 127.0.0.1:5281;", format!("server {};", surroundings.inner))?;
-    nginx_command(surroundings, example)
-}
-
-fn nginx_stream(surroundings: &Surroundings) -> Result<Command> {
-    let example = surroundings
-        .example()?
-        .replace("listen 443;", format!("listen 127.0.0.1:{};", surroundings.port))?
-        .replace("        listen [::]:443;\n", "")?
-        .replace("proxy_pass 127.0.0.1:5282;", format!("proxy_pass {};", surroundings.inner))?;
-    nginx_command(surroundings, example)
-}
-
-/// What both files of HAProxy have in common.
-fn haproxy_command(surroundings: &Surroundings, example: Example) -> Result<Command> {
-    let example = example
-        .replace("    user haproxy\n    group haproxy\n", "")?
-        // More is not everybody's to ask for.
-        .replace("maxconn 20000", "maxconn 200")?
-        .replace("bind :::443 v4v6", format!("bind 127.0.0.1:{}", surroundings.port))?
-        .replace("check port 9280", format!("check port {}", surroundings.admin.port()))?;
-    let (mut command, path) = surroundings.command("haproxy", &example)?;
-    command.args(["-db", "-f", &path]);
-    Ok(command)
-}
-
-fn haproxy(surroundings: &Surroundings) -> Result<Command> {
-    let example = surroundings
-        .example()?
-        .replace("/etc/haproxy/chat.example.org.pem", surroundings.path("both.pem"))?
-        .replace("bosphorus 127.0.0.1:5281 ", format!("bosphorus {} ", surroundings.inner))?;
-    haproxy_command(surroundings, example)
-}
-
-fn haproxy_tcp(surroundings: &Surroundings) -> Result<Command> {
-    let example = surroundings
-        .example()?
-        .replace("bosphorus 127.0.0.1:5282 ", format!("bosphorus {} ", surroundings.inner))?;
-    haproxy_command(surroundings, example)
-}
-
-fn caddy(surroundings: &Surroundings) -> Result<Command> {
-    // The harness names no host, and no authority gives certificates for what there is here.
-    let site = format!(
-        "{{\n\tadmin off\n\tauto_https disable_redirects\n}}\n:{} {{\n\tbind 127.0.0.1\n\ttls {} {}\n",
-        surroundings.port,
-        surroundings.path("chain.pem"),
-        surroundings.path("key.pem"),
-    );
-    let example = surroundings
-        .example()?
-        .replace("chat.example.org {\n", site)?
-        .replace("@xmpp 127.0.0.1:5281 {", format!("@xmpp {} {{", surroundings.inner))?;
-    let (mut command, path) = surroundings.command("caddy", &example)?;
-    command.args(["run", "--adapter", "caddyfile", "--config", &path]);
-    for name in ["HOME", "XDG_DATA_HOME", "XDG_CONFIG_HOME"] {
-        command.env(name, surroundings.directory.path());
-    }
-    Ok(command)
+    let kept = seconds(&Example::read("Caddyfile")?.text, "keepalive")?;
+    ensure!(kept < keep_alive, "Caddyfile: connections are kept for {kept} s");
+    Ok(())
 }
 
 /// A proxy, the gateway behind it, ejabberd behind that.
@@ -363,7 +246,7 @@ struct Stand {
     /// Clients that trust the certificate: of HTTP/1.1, and of HTTP/2.
     clients: [Arc<ClientConfig>; 2],
     surroundings: Surroundings,
-    _process: Mutex<Process>,
+    _process: Process,
 }
 
 impl Stand {
@@ -397,7 +280,6 @@ impl Stand {
         let log = "[log]\nfilter = \"debug\"\n";
         let gateway = Gateway::start(&format!("{}{log}{}", toml.text, ejabberd_toml(&server)?))?;
         let surroundings = Surroundings {
-            example: Mutex::new(Some(example)),
             directory,
             port,
             inner: match front.ends_tls {
@@ -407,15 +289,14 @@ impl Stand {
             admin: gateway.admin(),
         };
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
-        let command = (front.prepare)(&surroundings)?;
+        let command = (front.prepare)(&surroundings, example)?;
         let mut process = Process::spawn(command, &surroundings.directory, "front.log")?;
         wait_ready(&mut process, || TcpStream::connect(address).is_ok()).with_context(|| {
             let log = tail(&surroundings.directory.join("front.log"), 40);
             format!("{} did not start:\n{log}", front.file)
         })?;
         let clients = [http1?, http2?];
-        let _process = Mutex::new(process);
-        Ok(Self { front, address, server, gateway, clients, surroundings, _process })
+        Ok(Self { front, address, server, gateway, clients, surroundings, _process: process })
     }
 
     /// Where a client without TLS connects to come here from that address.
@@ -471,73 +352,6 @@ impl Way {
             Self::Http1 | Self::Http2 => "BOSH",
         }
     }
-}
-
-/// ejabberd as ejabberd.yml has it.
-fn ejabberd() -> Result<Arc<Server>> {
-    static SERVER: OnceLock<Result<Arc<Server>, String>> = OnceLock::new();
-    let start = || {
-        let domain = Kind::Ejabberd.domain();
-        let [c2s, direct, s2s] = free_ports()?;
-        let text = Example::read("ejabberd.yml")?
-            .replace("/etc/letsencrypt/live/example.org", "DIRECTORY")?
-            .replace("example.org", domain)?
-            .replace("port: 5221", format!("port: {c2s}"))?
-            .replace("port: 5222", format!("port: {direct}"))?
-            .replace("port: 5269", format!("port: {s2s}"))?
-            .replace("ip: \"::\"", "ip: \"127.0.0.1\"")?
-            .text;
-        let identity = Identity::self_signed(&[domain]);
-        let names = ["fullchain.pem", "privkey.pem"].map(str::to_owned);
-        let files = names.into_iter().zip(identity.pem().map(str::to_owned)).collect();
-        let settings = Settings {
-            proxy_protocol: true,
-            configuration: Some(Configuration { text, c2s, files }),
-            ..Settings::default()
-        };
-        Server::start(Kind::Ejabberd, &settings).map(Arc::new)
-    };
-    let server = SERVER.get_or_init(|| start().map_err(|error| format!("{error:#}")));
-    server.clone().map_err(|why| anyhow!(why))
-}
-
-/// The gateway's side of that, but for `[listen]`.
-fn ejabberd_toml(server: &Server) -> Result<String> {
-    let toml = Example::read("ejabberd.toml")?
-        .replace("addresses = [\"127.0.0.1:5281\"]\n", "")?
-        .replace("[listen]\n", "")?
-        .replace("\"example.org\"", format!("\"{}\"", server.domain()))?
-        .replace("xmpp://127.0.0.1:5221", format!("xmpp://{}", server.c2s()))?;
-    Ok(toml.text)
-}
-
-/// Prosody as prosody.cfg.lua has it, and the gateway's side of that.
-fn prosody() -> Result<(Server, String)> {
-    let domain = Kind::Prosody.domain();
-    let [c2s] = free_ports()?;
-    let text = Example::read("prosody.cfg.lua")?
-        .replace("\"/var/lib/prosody\"", "\"DIRECTORY/data\"")?
-        .replace("/run/prosody/prosody.pid", "DIRECTORY/pid")?
-        .replace("/var/log/prosody/prosody.log", "DIRECTORY/server.log")?
-        .replace("c2s_ports = { 5222 }", format!("c2s_ports = {{ {c2s} }}"))?
-        .replace("VirtualHost", "run_as_root = true\ns2s_ports = { }\nVirtualHost")?
-        .replace("\"example.org\"", format!("\"{domain}\""))?
-        .text;
-    let identity = Identity::self_signed(&[domain]);
-    let names = ["crt", "key"].map(|suffix| format!("certs/{domain}.{suffix}"));
-    let files = names.into_iter().zip(identity.pem().map(str::to_owned)).collect();
-    let settings =
-        Settings { configuration: Some(Configuration { text, c2s, files }), ..Settings::default() };
-    let server = Server::start(Kind::Prosody, &settings)?;
-    let toml = Example::read("prosody.toml")?
-        .replace("addresses = [\"127.0.0.1:5280\"]\n", "")?
-        .replace("\"example.org\"", format!("\"{domain}\""))?
-        .replace("xmpp://127.0.0.1:5222", format!("xmpp://{}", server.c2s()))?
-        .replace(
-            "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=",
-            BASE64_STANDARD.encode(identity.pin),
-        )?;
-    Ok((server, toml.text))
 }
 
 /// Two clients log in, write to each other, and go.
@@ -684,7 +498,7 @@ fn behind(kind: Kind, way: Way) -> Result {
     let ejabberd;
     let (server, toml) = match kind {
         Kind::Ejabberd => {
-            ejabberd = self::ejabberd()?;
+            ejabberd = servers::ejabberd()?;
             (&*ejabberd, ejabberd_toml(&ejabberd)?)
         }
         Kind::Prosody => {
