@@ -939,7 +939,12 @@ fn the_examples_are_valid() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/examples");
     let mut count = 0;
     for entry in std::fs::read_dir(examples).unwrap() {
-        let config = serve(Some(&entry.unwrap().path()), &[], &[]).unwrap();
+        let path = entry.unwrap().path();
+        // What stands beside them is the configuration of others: see tests/front_proxies.rs.
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let config = serve(Some(&path), &[], &[]).unwrap();
         assert_eq!(config.warnings, [""; 0]);
         count += 1;
     }

@@ -99,6 +99,11 @@ impl Gateway {
         self.listen
     }
 
+    /// The admin listener.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
+    }
+
     /// Gets a path of the admin listener: status and body.
     pub fn admin_get(&self, path: &str) -> Result<(u16, String)> {
         http_get(self.admin, path)
