@@ -6,22 +6,25 @@ mod discovery;
 mod notify;
 mod reload;
 mod signals;
+mod sockets;
 
-use std::net::{SocketAddr, TcpListener};
+use std::net::TcpListener;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use actix_http::error::DispatchError;
 use actix_http::{HttpService, KeepAlive, Request, h1};
-use actix_service::{ServiceFactory as _, fn_factory, fn_service, map_config};
+use actix_service::{ServiceFactory, fn_factory, fn_service, map_config};
 use actix_web::dev::AppConfig;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
-use tokio::net::TcpStream;
+use tokio::net::{TcpStream, UnixStream};
 use tracing::{debug, info, warn};
 
 use self::signals::{Signal, Signals};
+use self::sockets::{Bound, Listener, Sockets};
 use crate::config::{Config, ConfigError};
 use crate::http::admin::Admin;
 use crate::http::door::Door;
@@ -79,27 +82,6 @@ fn raise_file_limit(sessions: usize) {
 
 /// What else the public listener serves, beside the gateway's own routes.
 type Extra = Arc<dyn Fn(&mut web::ServiceConfig) + Send + Sync>;
-
-/// Listeners that are bound and not yet served.
-struct Sockets {
-    public: Vec<TcpListener>,
-    /// With TLS.
-    secure: Vec<TcpListener>,
-    admin: Option<TcpListener>,
-}
-
-impl Sockets {
-    /// Binds what the configuration names.
-    fn bind(config: &Config) -> anyhow::Result<Self> {
-        let admin = config.admin.address.map(bind_admin).transpose()?;
-        let backlog = config.listen.backlog;
-        let all = |addresses: &[SocketAddr]| {
-            addresses.iter().map(|&address| bind(address, backlog)).collect::<anyhow::Result<_>>()
-        };
-        let listen = &config.listen;
-        Ok(Self { public: all(&listen.addresses)?, secure: all(&listen.tls_addresses)?, admin })
-    }
-}
 
 /// A gateway that serves.
 struct Gateway {
@@ -254,7 +236,7 @@ async fn until(timeout: Duration, mut is_so: impl FnMut() -> bool) -> bool {
 /// A server that runs in the background.
 struct Running {
     handle: actix_server::ServerHandle,
-    listeners: Vec<TcpListener>,
+    listeners: Vec<Bound>,
 }
 
 impl Running {
@@ -262,15 +244,9 @@ impl Running {
         self.handle.clone()
     }
 
-    /// A paused listener still takes connections into the kernel's queue, where they would hang
-    /// until the end of the drain. Shut down, it refuses them, and clients look elsewhere at once.
+    /// For a listener that is paused.
     fn refuse_connections(&self) {
-        for listener in &self.listeners {
-            if let Err(error) = socket2::SockRef::from(listener).shutdown(std::net::Shutdown::Both)
-            {
-                debug!(%error, "a listener stays open while draining");
-            }
-        }
+        self.listeners.iter().for_each(Bound::refuse_connections);
     }
 
     async fn stop(self, graceful: bool) {
@@ -285,7 +261,7 @@ const WRITE_BUFFER: usize = 512;
 
 fn start_public(
     config: &Config,
-    sockets: Vec<(TcpListener, Option<Arc<Tls>>)>,
+    sockets: Vec<(Bound, Option<Arc<Tls>>)>,
     shared: &Shared,
     current: &Arc<Current>,
     extra: Option<Extra>,
@@ -301,123 +277,157 @@ fn start_public(
         .disable_signals();
     // Every worker numbers its sessions from a range of its own.
     let ranges = Arc::new(AtomicU64::new(1));
-    let mut listeners = Vec::new();
-    for (listener, tls) in sockets {
-        listeners.push(listener.try_clone().context("sharing a listener")?);
-        let address = listener.local_addr().context("naming a listener")?;
-        info!(%address, tls = tls.is_some(), "listening");
-        let (shared, current) = (shared.clone(), Arc::clone(current));
-        let (ranges, extra) = (Arc::clone(&ranges), extra.clone());
-        let (keep_alive, head_timeout) = (config.listen.keep_alive, config.listen.head_timeout);
-        let close_grace = config.upstream.close_grace;
-        let h2_limits = h2::Limits {
+    let fixed = Fixed {
+        close_grace: config.upstream.close_grace,
+        h2: h2::Limits {
             streams: config.listen.http2_streams,
             first_request: config.listen.head_timeout,
             keep_alive: config.listen.keep_alive,
             stall: config.limits.stall_timeout,
+        },
+    };
+    let mut listeners = Vec::new();
+    for (bound, tls) in sockets {
+        let address = bound.name().context("naming a listener")?;
+        info!(%address, tls = tls.is_some(), "listening");
+        let name = format!("public {address}");
+        let (shared, current) = (shared.clone(), Arc::clone(current));
+        let (ranges, extra) = (Arc::clone(&ranges), extra.clone());
+        let public = Public { shared, current, ranges, extra, tls, fixed };
+        builder = match bound.listener().context("sharing a listener")? {
+            Listener::Tcp(listener) => {
+                builder.listen(name, listener, move || public.service::<TcpStream>())?
+            }
+            Listener::Unix(listener) => {
+                builder.listen_uds(name, listener, move || public.service::<UnixStream>())?
+            }
         };
-        builder = builder.listen(format!("public {address}"), listener, move || {
-            let range = ranges.fetch_add(1, Ordering::Relaxed);
-            let hook = Rc::new(Hook {
-                worker: Worker::start(shared.clone(), range << 40),
-                current: Arc::clone(&current),
-            });
-            let app = || {
-                let app = App::new()
-                    .configure(|app| extra.iter().for_each(|extra| extra(app)))
-                    .configure(http::configure(Arc::clone(&current), Rc::clone(&hook.worker)));
-                map_config(app, |()| AppConfig::default())
-            };
-            let counting = Rc::clone(&hook.worker);
-            let hook = Rc::clone(&hook);
-            let upgrade = fn_factory(move || {
-                let hook = Rc::clone(&hook);
-                async move {
-                    Ok::<_, ()>(fn_service(
-                        move |(request, framed): (
-                            Request,
-                            actix_codec::Framed<Guarded, h1::Codec>,
-                        )| Rc::clone(&hook).upgrade(request, framed),
-                    ))
-                }
-            });
-            let http = HttpService::build()
-                .keep_alive(KeepAlive::Timeout(keep_alive))
-                .client_request_timeout(head_timeout)
-                // BOSH-06, WS-44: what a refused client still sends is thrown away so long.
-                .client_disconnect_timeout(close_grace)
-                // BOSH-51.
-                .h1_allow_half_closed(false)
-                .h1_write_buffer_size(WRITE_BUFFER)
-                .local_addr(address)
-                .on_connect_ext(|socket: &Guarded, data| {
-                    data.insert(socket.watch());
-                    data.insert(socket.entered());
-                })
-                .upgrade(upgrade)
-                .finish(app());
-            let http = Rc::new(http);
-            let multiplexed = Rc::new(app());
-            let (shared, tls, current) = (shared.clone(), tls.clone(), Arc::clone(&current));
-            let local = Arc::clone(&counting.local);
-            fn_factory(move || {
-                let (http, app) = (http.new_service(()), multiplexed.new_service(()));
-                let (shared, tls, current) = (shared.clone(), tls.clone(), Arc::clone(&current));
-                let local = Arc::clone(&local);
-                async move {
-                    let (http, app) = (Rc::new(http.await?), Rc::new(app.await?));
-                    Ok::<_, ()>(fn_service(move |mut socket: TcpStream| {
-                        let (http, app, tls) = (Rc::clone(&http), Rc::clone(&app), tls.clone());
-                        let (live, metrics) = (current.load(), Arc::clone(&shared.metrics));
-                        let sessions = Arc::clone(&shared.sessions);
-                        let addresses = Arc::clone(sessions.addresses());
-                        let (settings, local) = (Arc::clone(&live.door), Arc::clone(&local));
-                        let door = Door { settings, addresses, metrics, local };
-                        let limits = live.connection;
-                        async move {
-                            let Some(mut entered) = door.enter(&mut socket).await else {
-                                return Ok(());
-                            };
-                            let io = Io::Tcp(socket).counted(Arc::clone(entered.meter.traffic()));
-                            // Without it an answer waits for the acknowledgement of the one before.
-                            io.set_nodelay();
-                            // Boxed, so that nothing of it is left behind it.
-                            let accepted = match tls {
-                                None => Some((io, tls::Protocol::Http1)),
-                                Some(tls) => {
-                                    entered.arrival.secure = true;
-                                    Box::pin(async move { tls.accept(io).await }).await
-                                }
-                            };
-                            let (entered, metrics) = (Rc::new(entered), &door.metrics.http);
-                            match accepted {
-                                None => Ok(()),
-                                Some((io, tls::Protocol::Http1)) => {
-                                    connection::serve(io, entered, http, limits, metrics).await
-                                }
-                                Some((io, tls::Protocol::Http2)) => {
-                                    let is_draining = || sessions.is_draining();
-                                    let stall = limits.guard.stall;
-                                    let limits = h2::Limits { stall, ..h2_limits };
-                                    let served =
-                                        h2::serve(io, entered, app, limits, is_draining, metrics);
-                                    // Boxed: it is larger than what HTTP/1.1 leaves at rest.
-                                    if let Err(error) = Box::pin(served).await {
-                                        debug!(%error, "http2_connection_ended");
-                                    }
-                                    Ok(())
-                                }
-                            }
-                        }
-                    }))
-                }
-            })
-        })?;
+        listeners.push(bound);
     }
     let server = builder.run();
     let handle = server.handle();
     actix_rt::spawn(server);
     Ok(Running { handle, listeners })
+}
+
+/// What is served on a listener for clients.
+#[derive(Clone)]
+struct Public {
+    shared: Shared,
+    current: Arc<Current>,
+    ranges: Arc<AtomicU64>,
+    extra: Option<Extra>,
+    tls: Option<Arc<Tls>>,
+    fixed: Fixed,
+}
+
+/// What waits for the next start (see [`reload`]).
+#[derive(Clone, Copy)]
+struct Fixed {
+    close_grace: Duration,
+    h2: h2::Limits,
+}
+
+impl Public {
+    /// The service of one worker for one listener, the connections of which are `S`.
+    fn service<S: Into<Io> + 'static>(
+        &self,
+    ) -> impl ServiceFactory<S, Config = (), Response = (), Error = DispatchError> + use<S> {
+        let Self { shared, current, ranges, extra, tls, fixed } = self.clone();
+        let range = ranges.fetch_add(1, Ordering::Relaxed);
+        let hook = Rc::new(Hook {
+            worker: Worker::start(shared.clone(), range << 40),
+            current: Arc::clone(&current),
+        });
+        let app = || {
+            let app = App::new()
+                .configure(|app| extra.iter().for_each(|extra| extra(app)))
+                .configure(http::configure(Arc::clone(&current), Rc::clone(&hook.worker)));
+            map_config(app, |()| AppConfig::default())
+        };
+        let local = Arc::clone(&hook.worker.local);
+        let hook = Rc::clone(&hook);
+        let upgrade = fn_factory(move || {
+            let hook = Rc::clone(&hook);
+            async move {
+                Ok::<_, ()>(fn_service(
+                    move |(request, framed): (Request, actix_codec::Framed<Guarded, h1::Codec>)| {
+                        Rc::clone(&hook).upgrade(request, framed)
+                    },
+                ))
+            }
+        });
+        let http = HttpService::build()
+            .keep_alive(KeepAlive::Timeout(fixed.h2.keep_alive))
+            .client_request_timeout(fixed.h2.first_request)
+            // BOSH-06, WS-44: what a refused client still sends is thrown away so long.
+            .client_disconnect_timeout(fixed.close_grace)
+            // BOSH-51.
+            .h1_allow_half_closed(false)
+            .h1_write_buffer_size(WRITE_BUFFER)
+            .on_connect_ext(|socket: &Guarded, data| {
+                data.insert(socket.watch());
+                data.insert(socket.entered());
+            })
+            .upgrade(upgrade)
+            .finish(app());
+        let http = Rc::new(http);
+        let multiplexed = Rc::new(app());
+        let (shared, tls, current) = (shared.clone(), tls.clone(), Arc::clone(&current));
+        fn_factory(move || {
+            let (http, app) = (http.new_service(()), multiplexed.new_service(()));
+            let (shared, tls, current) = (shared.clone(), tls.clone(), Arc::clone(&current));
+            let local = Arc::clone(&local);
+            async move {
+                let (http, app) = (Rc::new(http.await?), Rc::new(app.await?));
+                Ok::<_, ()>(fn_service(move |socket: S| {
+                    let mut io: Io = socket.into();
+                    let (http, app, tls) = (Rc::clone(&http), Rc::clone(&app), tls.clone());
+                    let (live, metrics) = (current.load(), Arc::clone(&shared.metrics));
+                    let sessions = Arc::clone(&shared.sessions);
+                    let addresses = Arc::clone(sessions.addresses());
+                    let (settings, local) = (Arc::clone(&live.door), Arc::clone(&local));
+                    let door = Door { settings, addresses, metrics, local };
+                    let limits = live.connection;
+                    async move {
+                        let Some(mut entered) = door.enter(&mut io).await else {
+                            return Ok(());
+                        };
+                        let io = io.counted(Arc::clone(entered.meter.traffic()));
+                        // Without it an answer waits for the acknowledgement of the one before.
+                        io.set_nodelay();
+                        // Boxed, so that nothing of it is left behind it.
+                        let accepted = match tls {
+                            None => Some((io, tls::Protocol::Http1)),
+                            Some(tls) => {
+                                entered.arrival.secure = true;
+                                Box::pin(async move { tls.accept(io).await }).await
+                            }
+                        };
+                        let (entered, metrics) = (Rc::new(entered), &door.metrics.http);
+                        match accepted {
+                            None => Ok(()),
+                            Some((io, tls::Protocol::Http1)) => {
+                                connection::serve(io, entered, http, limits, metrics).await
+                            }
+                            Some((io, tls::Protocol::Http2)) => {
+                                let is_draining = || sessions.is_draining();
+                                let stall = limits.guard.stall;
+                                let limits = h2::Limits { stall, ..fixed.h2 };
+                                let served =
+                                    h2::serve(io, entered, app, limits, is_draining, metrics);
+                                // Boxed: it is larger than what HTTP/1.1 leaves at rest.
+                                if let Err(error) = Box::pin(served).await {
+                                    debug!(%error, "http2_connection_ended");
+                                }
+                                Ok(())
+                            }
+                        }
+                    }
+                }))
+            }
+        })
+    }
 }
 
 fn start_admin(
@@ -436,26 +446,6 @@ fn start_admin(
     let handle = server.handle();
     actix_rt::spawn(server);
     Ok(Running { handle, listeners: Vec::new() })
-}
-
-fn bind_admin(address: SocketAddr) -> anyhow::Result<TcpListener> {
-    bind(address, 128)
-}
-
-fn bind(address: SocketAddr, backlog: u32) -> anyhow::Result<TcpListener> {
-    let open = || -> std::io::Result<TcpListener> {
-        let domain = socket2::Domain::for_address(address);
-        let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
-        socket.set_reuse_address(true)?;
-        if address.is_ipv6() {
-            // 0.0.0.0 and [::] may be listed side by side.
-            socket.set_only_v6(true)?;
-        }
-        socket.bind(&address.into())?;
-        socket.listen(i32::try_from(backlog).unwrap_or(i32::MAX))?;
-        Ok(socket.into())
-    };
-    open().with_context(|| format!("listening on {address}"))
 }
 
 /// From the configuration's words to each part's own.
@@ -565,14 +555,16 @@ mod convert {
 
     pub(super) fn trust(config: &Config) -> http::caller::Trust {
         http::caller::Trust::new(
-            Networks::new(&config.listen.trusted_proxies),
+            Networks::new(&config.listen.trusted_proxies.networks),
+            config.listen.trusted_proxies.unix,
             Networks::new(&config.limits.exempt_peers),
         )
     }
 
     pub(super) fn door(config: &Config, trust: Arc<http::caller::Trust>) -> http::door::Settings {
         http::door::Settings {
-            proxies: Networks::new(&config.listen.proxy_protocol),
+            proxies: Networks::new(&config.listen.proxy_protocol.networks),
+            unix_proxies: config.listen.proxy_protocol.unix,
             patience: config.listen.proxy_protocol_timeout,
             trust,
         }

@@ -59,7 +59,7 @@ pub struct ServeArgs {
     /// The configuration file; none is read unless given
     #[arg(long, short, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Where clients connect, such as 0.0.0.0:5280 (listen.addresses); repeat for more
+    /// Where clients connect, such as 0.0.0.0:5280 or unix:/path (listen.addresses); repeat for more
     #[arg(long, value_name = "ADDR")]
     pub listen: Vec<String>,
     /// Where metrics and health are, or "" for nowhere (admin.address)

@@ -81,13 +81,22 @@ impl Io {
         matches!(self, Self::Tls(_))
     }
 
+    /// The address of the other end, if it is one of TCP that is still there.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        match self {
+            Self::Tcp(socket) => socket.peer_addr().ok(),
+            Self::Counted(Counted { socket: Socket::Tcp(socket), .. }) => socket.peer_addr().ok(),
+            Self::Unix(_) | Self::Counted(_) => None,
+            Self::Tls(stream) => stream.get_ref().0.peer_addr(),
+        }
+    }
+
     /// The address of our end, if it is one of TCP.
     pub fn local_addr(&self) -> Option<SocketAddr> {
         match self {
             Self::Tcp(socket) => socket.local_addr().ok(),
-            Self::Unix(_) => None,
             Self::Counted(Counted { socket: Socket::Tcp(socket), .. }) => socket.local_addr().ok(),
-            Self::Counted(_) => None,
+            Self::Unix(_) | Self::Counted(_) => None,
             Self::Tls(stream) => stream.get_ref().0.local_addr(),
         }
     }
@@ -98,6 +107,18 @@ impl Io {
         {
             let _ = socket.set_nodelay(true);
         }
+    }
+}
+
+impl From<TcpStream> for Io {
+    fn from(socket: TcpStream) -> Self {
+        Self::Tcp(socket)
+    }
+}
+
+impl From<UnixStream> for Io {
+    fn from(socket: UnixStream) -> Self {
+        Self::Unix(socket)
     }
 }
 

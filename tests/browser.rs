@@ -17,12 +17,11 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use serde_json::{Value, json};
 
 use common::gateway::http_get;
-use common::process::{Directory, Process, find, free_ports, tail, wait_ready};
+use common::npm;
+use common::process::{Directory, Process, free_ports, tail, wait_ready};
 use common::table::{Cell, Table};
 use common::{PATIENCE, Result, in_ci};
 
-/// The names Chromium has on various systems.
-const BROWSERS: [&str; 3] = ["chromium", "chromium-browser", "google-chrome"];
 /// For all steps together; the script gives up on each of them much earlier by itself.
 const ENOUGH: Duration = Duration::from_secs(300);
 /// The least that a run without a failure reports: fewer means that the script stopped counting.
@@ -30,7 +29,7 @@ const STEPS: usize = 17;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    let missing = missing_tools();
+    let missing = npm::missing_browser();
     let skipped = missing.is_some() && !in_ci();
     let steps = Arc::new(Mutex::new(Vec::new()));
     let trial = {
@@ -65,12 +64,12 @@ fn drive(steps: &Mutex<Vec<Step>>) -> Result {
     let pictures = pictures()?;
     let argument = json!({
         "url": page,
-        "chromium": chromium().context("no Chromium")?,
+        "chromium": npm::chromium().context("no Chromium")?,
         "profile": directory.join("profile"),
         "screenshots": pictures,
     });
-    let mut command = Command::new(node().context("no node")?);
-    command.arg(npm().join("page.mjs")).arg(argument.to_string());
+    let mut command = Command::new(npm::node().context("no node")?);
+    command.arg(npm::directory().join("page.mjs")).arg(argument.to_string());
     let mut script = Process::spawn(command, &directory, "script.log")?;
     let status = script.wait(ENOUGH);
     if status.is_err() {
@@ -157,37 +156,4 @@ fn pictures() -> Result<PathBuf> {
     let path = root.join(path);
     std::fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
     Ok(path)
-}
-
-/// Why the page cannot be tried here, if so.
-fn missing_tools() -> Option<String> {
-    if chromium().is_none() {
-        return Some("no `chromium` on this machine (Debian package `chromium`)".to_owned());
-    }
-    if !npm().join("node_modules/puppeteer-core").is_dir() {
-        return Some("the npm packages are not installed (`npm ci` in tests/npm)".to_owned());
-    }
-    let Some(node) = node() else { return Some("no `node` on this machine".to_owned()) };
-    let output = Command::new(node).arg("--version").output().ok()?;
-    let version = String::from_utf8_lossy(&output.stdout).trim().to_owned();
-    let major = version.trim_start_matches('v').split('.').next().and_then(|n| n.parse().ok());
-    match major {
-        Some(20_u32..) => None,
-        _ => Some(format!("node {version} is older than 20")),
-    }
-}
-
-fn chromium() -> Option<PathBuf> {
-    BROWSERS.into_iter().find_map(find)
-}
-
-/// The npm package `node`, if `tests/run` took one because the system's is too old; else the
-/// system's.
-fn node() -> Option<PathBuf> {
-    let own = npm().join("node_modules/node/bin/node");
-    if own.is_file() { Some(own) } else { find("node") }
-}
-
-fn npm() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/npm")
 }

@@ -250,7 +250,8 @@ servers = ["127.0.0.1"]
     let text = "[listen]\ntrusted_proxies = [\"192.0.2.1\", \"::/0\"]\n[limits]\n\
                 exempt_peers = []\nnew_sessions_per_minute = 0\n";
     let config = Config::from_toml_str(&format!("{text}{DOMAIN}")).unwrap();
-    let listed: Vec<_> = config.listen.trusted_proxies.iter().map(ToString::to_string).collect();
+    let trusted = &config.listen.trusted_proxies;
+    let listed: Vec<_> = trusted.networks.iter().map(ToString::to_string).collect();
     assert_eq!(listed, ["192.0.2.1/32", "::/0"]);
     assert_eq!(
         (config.limits.new_sessions_per_minute, config.limits.exempt_peers.len()),
@@ -303,7 +304,8 @@ servers = ["http://x", "unix:foo", "1.2.3.4:0", "::1", "[::1", "a b"]
         (1, "default_domain: expected one of the domains under [domains], found \"other.example\"".to_owned()),
         (3, "listen.addresses: \"127.0.0.1:5280\" is there twice".to_owned()),
         (5, "listen.addresses: expected an IP address (not a name) and a port, such as \
-             \"127.0.0.1:5280\" or \"[::1]:5280\", found \"localhost:5281\"".to_owned()),
+             \"127.0.0.1:5280\" or \"[::1]:5280\", \"unix:/path\" or \"systemd:NAME\", found \
+             \"localhost:5281\"".to_owned()),
         (8, "listen.backlog: expected 1 to 65535, found 0".to_owned()),
         (9, "listen.head_timeout: expected 1ms to 24h, found 0s".to_owned()),
         (11, "ws.paths: expected a path such as \"/ws\", found \"ws\"".to_owned()),
@@ -370,7 +372,73 @@ fn limits_that_contradict_each_other_are_refused() {
     );
 }
 
-/// BOSH-06, BOSH-16, BOSH-17, BOSH-25, SEC-02: what `[bosh]` may say.
+/// Unix sockets and those of the service manager stand beside addresses; nothing is there twice, and
+/// who has clients without addresses is told.
+#[test]
+fn listeners_are_addresses_paths_and_names() {
+    let listen = |text: &str| Config::from_toml_str(&format!("[listen]\n{text}\n{DOMAIN}"));
+    let config = listen(
+        "addresses = [\"127.0.0.1:0\", \"unix:/run/b.sock\"]\nunix_mode = \"666\"\n\
+         trusted_proxies = [\"10.0.0.0/8\", \"unix\"]",
+    )
+    .unwrap();
+    let addresses: Vec<_> = config.listen.addresses.iter().map(|it| it.address.clone()).collect();
+    let any = ListenAddress::Tcp("127.0.0.1:0".parse().unwrap());
+    assert_eq!(addresses, [any, ListenAddress::Unix("/run/b.sock".into())]);
+    assert_eq!(config.listen.addresses[1].place, "(text):2: listen.addresses");
+    assert_eq!(config.listen.unix_mode, 0o666);
+    let trusted = Peers { networks: vec!["10.0.0.0/8".parse().unwrap()], unix: true };
+    assert_eq!(config.listen.trusted_proxies, trusted);
+    assert_eq!(config.listen.proxy_protocol, Peers::default());
+    assert_eq!(config.warnings, [] as [&str; 0]);
+
+    let config = listen("addresses = [\"systemd:\", \"systemd:web\"]").unwrap();
+    let addresses: Vec<_> = config.listen.addresses.iter().map(|it| it.address.clone()).collect();
+    let web = ListenAddress::Systemd(Some("web".to_owned()));
+    assert_eq!(addresses, [ListenAddress::Systemd(None), web]);
+    let config = listen("addresses = [\"unix:/run/b.sock\"]").unwrap();
+    assert_eq!(
+        config.warnings,
+        ["(text):2: listen.addresses: nobody who comes over unix:/run/b.sock has an address, so \
+          that no limit per address holds for him; add \"unix\" to listen.trusted_proxies or \
+          listen.proxy_protocol if a proxy there says who its clients are"]
+    );
+    assert_eq!(
+        serve(None, &[], &["--listen=unix:/b", "--domain=example.org"]).unwrap().listen.addresses
+            [0]
+        .place,
+        "--listen: listen.addresses"
+    );
+
+    let expected = "listen.addresses: expected an IP address (not a name) and a port, such as \
+                    \"127.0.0.1:5280\" or \"[::1]:5280\", \"unix:/path\" or \"systemd:NAME\", found";
+    let long = format!("unix:/{}", "a".repeat(107));
+    let found = faults(&format!(
+        "[listen]\naddresses = [\n\"unix:b.sock\",\n\"{long}\",\n\"systemd:a:b\",\n\"systemd:a\",\n\
+         \"systemd:a\",\n\"unix:/b\"]\ntls_addresses = [\"unix:/b\"]\nunix_mode = \"0o660\"\n\
+         [limits]\nexempt_peers = [\"unix\"]\n{DOMAIN}"
+    ));
+    let faults: Vec<_> = found.iter().map(String::as_str).collect();
+    let expected = [
+        "(text):2: listen.addresses: \"systemd:a\" is there twice".to_owned(),
+        format!("(text):3: {expected} \"unix:b.sock\": the path must be absolute"),
+        format!("(text):4: {expected} \"{long}\": the path is longer than a socket's may be"),
+        format!("(text):5: {expected} \"systemd:a:b\": a socket's name has no colon"),
+        "(text):9: listen.tls_addresses: expected tls.certificates beside it, such as certificates \
+         = [{ certificate = \"fullchain.pem\", key = \"privkey.pem\" }]"
+            .to_owned(),
+        "(text):9: listen.tls_addresses: unix:/b is in listen.addresses too".to_owned(),
+        "(text):10: listen.unix_mode: expected permissions such as \"0660\" or \"0666\", found \
+         \"0o660\""
+            .to_owned(),
+    ];
+    for text in &expected {
+        assert!(faults.contains(&text.as_str()), "{text}\n{faults:#?}");
+    }
+    let exempt = "(text):12: limits.exempt_peers: expected a network";
+    assert!(faults.iter().any(|fault| fault.starts_with(exempt)), "{faults:#?}");
+}
+
 /// WS-38: the place to go to is the URL of a WebSocket, and whoever sends clients from TLS to a
 /// place without is warned.
 #[test]
@@ -409,6 +477,7 @@ fn the_drain_is_checked() {
     }
 }
 
+/// BOSH-06, BOSH-16, BOSH-17, BOSH-25, SEC-02: what `[bosh]` may say.
 #[test]
 fn bosh_is_checked() {
     let bosh = |text: &str| Config::from_toml_str(&format!("[bosh]\n{text}\n{DOMAIN}"));
@@ -870,7 +939,12 @@ fn the_examples_are_valid() {
     let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("conf/examples");
     let mut count = 0;
     for entry in std::fs::read_dir(examples).unwrap() {
-        let config = serve(Some(&entry.unwrap().path()), &[], &[]).unwrap();
+        let path = entry.unwrap().path();
+        // What stands beside them is the configuration of others: see tests/front_proxies.rs.
+        if path.extension().is_none_or(|extension| extension != "toml") {
+            continue;
+        }
+        let config = serve(Some(&path), &[], &[]).unwrap();
         assert_eq!(config.warnings, [""; 0]);
         count += 1;
     }

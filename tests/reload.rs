@@ -104,7 +104,8 @@ fn limits_origins_and_paths_change() -> Result {
             "[limits]\nsessions = 1\nelement_bytes = 10000\n\
              [ws]\nallowed_origins = [\"https://chat.example\"]\n\
              [bosh]\npaths = [\"/elsewhere\"]\n\
-             [listen]\nworkers = 7\n[log]\nfilter = \"warn\"\n{}",
+             [listen]\nworkers = 7\nunix_mode = \"0600\"\n[upstream]\nclose_grace = \"1s\"\n\
+             [log]\nfilter = \"warn\"\n{}",
             domain_toml(&server)
         );
         reload(&gateway, &changed, "ok").await?;
@@ -120,7 +121,7 @@ fn limits_origins_and_paths_change() -> Result {
         ensure!(status(&origin).await? == 403, "the page is not welcome any more");
         ensure!(page(&gateway, "/elsewhere").await? == 200, "the new path");
         ensure!(page(&gateway, "/http-bind").await? == 404, "the old path");
-        let waiting = "listen.workers, log.filter";
+        let waiting = "listen.unix_mode, listen.workers, upstream.close_grace, log.filter";
         ensure!(gateway.log().contains(waiting), "no {waiting} in\n{}", gateway.log());
 
         // Who was there before keeps the limits it began with.

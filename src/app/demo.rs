@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 
-use super::{Extra, Gateway, Signals, Sockets, bind, bind_admin, raise_file_limit};
+use super::sockets::{Sockets, bind, bind_admin};
+use super::{Extra, Gateway, Signals, raise_file_limit};
 use crate::config::{self, AllowedOrigins, Config, Route, ServerAddress, TlsMode};
 use crate::demo::{DOMAIN, Server, Settings, page};
 use crate::proto::domain::Domain;
@@ -19,6 +20,8 @@ pub const LOG_FILTER: &str = "warn";
 
 /// Sessions at a time. A demo has a few, and who opens thousands wants `serve`.
 const SESSIONS: usize = 1000;
+/// That of `listen.addresses`.
+const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 5280);
 /// From Ctrl-C to the exit.
 const DRAIN: Duration = Duration::from_secs(3);
 
@@ -42,7 +45,7 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
     actix_rt::System::new().block_on(async {
         let mut signals = Signals::new().context("listening for signals")?;
         let mut notes = String::new();
-        let public = socket(options.listen, config.listen.addresses[0], &mut notes, |address| {
+        let public = socket(options.listen, DEFAULT_LISTEN, &mut notes, |address| {
             bind(address, config.listen.backlog)
         })?;
         let default_admin = config.admin.address.context("a default for admin.address")?;
@@ -51,18 +54,19 @@ pub fn run(options: &Options) -> anyhow::Result<()> {
         let settings = Settings { roster_of_everyone: true };
         let server = Server::start(listener, settings).context("starting the XMPP server")?;
 
-        config.listen.addresses = vec![public.local_addr()?];
-        keep_to_itself(&mut config, public.local_addr()?);
+        let listen = public.local_addr()?;
+        keep_to_itself(&mut config, listen);
         config.admin.address = Some(admin.local_addr()?);
         route_to(&mut config, server.address())?;
-        let sockets = Sockets { public: vec![public], secure: Vec::new(), admin: Some(admin) };
+        let sockets =
+            Sockets { public: vec![public.into()], secure: Vec::new(), admin: Some(admin) };
         let places = page::Places {
             websocket: config.ws.paths.first().cloned().unwrap_or_default(),
             bosh: config.bosh.paths.first().cloned(),
             metrics: config.admin.address.map(|admin| format!("http://{admin}/metrics")),
         };
         let extra: Extra = Arc::new(move |app| page::configure(&places, app));
-        let introduction = introduction(&config, server.address(), &notes);
+        let introduction = introduction(&config, listen, server.address(), &notes);
         let gateway = Gateway::start(config, sockets, Some(extra))?;
         say(&introduction);
         gateway.run(&mut signals, None).await;
@@ -157,8 +161,7 @@ fn only_loopback(address: SocketAddr) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn introduction(config: &Config, server: SocketAddr, notes: &str) -> String {
-    let public = config.listen.addresses[0];
+fn introduction(config: &Config, public: SocketAddr, server: SocketAddr, notes: &str) -> String {
     let mut text = String::from("\nBosphorus demo: everything is on this machine.\n\n");
     let mut line = |name: &str, url: &str| {
         let _ = writeln!(text, "  {name:<12}{url}");

@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::{error, info, warn};
 
 use super::{Gateway, Load, convert, live, notify, raise_file_limit};
-use crate::config::{Config, Listen, Tls};
+use crate::config::{Config, Listen, Tls, Upstream};
 use crate::http::Live;
 use crate::http::tls::Loaded;
 use crate::metrics::Metrics;
@@ -67,6 +67,7 @@ impl Gateway {
             raise_file_limit(limits.sessions);
         }
         self.sessions.limit(limits.sessions);
+        self.registry.limit(limits.sessions);
         self.sessions.addresses().limit(convert::addresses(&config));
         note(&self.metrics, &live);
         self.current.replace(live);
@@ -98,7 +99,9 @@ fn in_force(old: &Config, new: Config) -> Config {
     if is_left_without_certificates(&old.tls, &tls) {
         tls = old.tls.clone();
     }
-    Config { listen, tls, admin: old.admin.clone(), log: old.log.clone(), ..new }
+    // Half of it, towards clients, cannot be changed, and all of a key is in force or nothing.
+    let upstream = Upstream { close_grace: old.upstream.close_grace, ..new.upstream };
+    Config { listen, tls, upstream, admin: old.admin.clone(), log: old.log.clone(), ..new }
 }
 
 /// A listener that is there has to show something until it can go.
@@ -112,6 +115,7 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
     [
         ("listen.addresses", was.addresses != is.addresses),
         ("listen.tls_addresses", was.tls_addresses != is.tls_addresses),
+        ("listen.unix_mode", was.unix_mode != is.unix_mode),
         ("listen.handshake_timeout", was.handshake_timeout != is.handshake_timeout),
         ("listen.http2_streams", was.http2_streams != is.http2_streams),
         ("tls.certificates", is_left_without_certificates(&old.tls, &new.tls)),
@@ -121,6 +125,7 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("listen.max_connections", was.max_connections != is.max_connections),
         ("listen.keep_alive", was.keep_alive != is.keep_alive),
         ("listen.head_timeout", was.head_timeout != is.head_timeout),
+        ("upstream.close_grace", old.upstream.close_grace != new.upstream.close_grace),
         ("admin.address", old.admin != new.admin),
         ("log.format", old.log.format != new.log.format),
         ("log.filter", old.log.filter != new.log.filter),

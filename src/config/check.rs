@@ -7,6 +7,7 @@ mod addresses;
 mod bosh;
 mod discovery;
 mod drain;
+mod listeners;
 mod servers;
 mod tls;
 
@@ -149,23 +150,12 @@ impl Checker<'_> {
     }
 
     fn listen(&mut self, raw: &raw::Listen) -> Listen {
-        let addresses = self.addresses("addresses", &raw.addresses);
-        let tls_addresses = self.addresses("tls_addresses", &raw.tls_addresses);
-        for (index, address) in tls_addresses.iter().enumerate() {
-            if address.port() != 0 && addresses.contains(address) {
-                self.problem(
-                    &["listen", "tls_addresses", &index.to_string()],
-                    format!("{address} is in listen.addresses too"),
-                );
-            }
-        }
-        if raw.addresses.is_empty() && raw.tls_addresses.is_empty() {
-            self.expected(&["listen", "addresses"], "at least one address", "an empty list");
-        }
+        let (addresses, tls_addresses) = self.listeners(raw);
         let workers = self.count(&["listen", "workers"], raw.workers, 0..=1024);
         Listen {
             addresses,
             tls_addresses,
+            unix_mode: self.unix_mode(&raw.unix_mode),
             workers: (workers != 0).then_some(workers),
             backlog: self.count32(&["listen", "backlog"], raw.backlog, 1..=65_535),
             max_connections: self.count(
@@ -189,21 +179,6 @@ impl Checker<'_> {
         }
     }
 
-    fn addresses(&mut self, key: &str, raw: &[String]) -> Vec<SocketAddr> {
-        let mut addresses = Vec::new();
-        for (index, text) in raw.iter().enumerate() {
-            let Some(address) = self.socket_address(&["listen", key, &index.to_string()], text)
-            else {
-                continue;
-            };
-            if address.port() != 0 && addresses.contains(&address) {
-                self.problem(&["listen", key], format!("{} is there twice", quoted(text)));
-            }
-            addresses.push(address);
-        }
-        addresses
-    }
-
     fn admin(&mut self, raw: &raw::Admin, listen: &Listen) -> Admin {
         let path = &["admin", "address"];
         if raw.address.is_empty() {
@@ -211,7 +186,8 @@ impl Checker<'_> {
         }
         let address = self.socket_address(path, &raw.address);
         if let Some(address) = address {
-            if address.port() != 0 && listen.addresses.contains(&address) {
+            let is_it = |listener: &Listener| listener.address == ListenAddress::Tcp(address);
+            if address.port() != 0 && listen.addresses.iter().any(is_it) {
                 self.problem(path, format!("{address} is one of listen.addresses too"));
             }
             if !address.ip().is_loopback() {
@@ -751,12 +727,7 @@ fn without_index<'b>(path: &[&'b str]) -> Vec<&'b str> {
 /// `xmpp://host:port`, `xmpps://host:port`, `host:port`, `unix:/path`. The port may be left out.
 fn parse_server(text: &str) -> Result<ServerAddress, &'static str> {
     if let Some(path) = text.strip_prefix("unix:") {
-        // sockaddr_un has room for 108 bytes, the last one 0.
-        return match path.len() {
-            _ if !path.starts_with('/') => Err("the path must be absolute"),
-            108.. => Err("the path is longer than a socket's may be"),
-            _ => Ok(ServerAddress::Unix(PathBuf::from(path))),
-        };
+        return unix_path(path).map(ServerAddress::Unix);
     }
     match text.split_once("://") {
         None | Some(("xmpp", _)) => {
@@ -768,6 +739,16 @@ fn parse_server(text: &str) -> Result<ServerAddress, &'static str> {
             Ok(ServerAddress::DirectTls { host, port })
         }
         Some(_) => Err("the scheme is not one of these"),
+    }
+}
+
+/// The path of a Unix socket.
+fn unix_path(path: &str) -> Result<PathBuf, &'static str> {
+    // sockaddr_un has room for 108 bytes, the last one 0.
+    match path.len() {
+        _ if !path.starts_with('/') => Err("the path must be absolute"),
+        108.. => Err("the path is longer than a socket's may be"),
+        _ => Ok(PathBuf::from(path)),
     }
 }
 

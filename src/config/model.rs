@@ -66,10 +66,12 @@ impl Config {
 /// `[listen]`: where clients connect, and what a connection may do before it is a session.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Listen {
-    /// Without TLS; at least one here or in `tls_addresses`. Port 0 lets the system choose.
-    pub addresses: Vec<SocketAddr>,
+    /// Without TLS; at least one here or in `tls_addresses`.
+    pub addresses: Vec<Listener>,
     /// With TLS; then there are `tls.certificates`.
-    pub tls_addresses: Vec<SocketAddr>,
+    pub tls_addresses: Vec<Listener>,
+    /// The permissions of Unix sockets that are made; within 0777.
+    pub unix_mode: u32,
     /// Worker threads; `None` is one per core.
     pub workers: Option<usize>,
     /// Connections the kernel holds that no worker has accepted yet.
@@ -81,15 +83,68 @@ pub struct Listen {
     /// SEC-18: the time a client has for a whole request head.
     pub head_timeout: Duration,
     /// SEC-19: proxies whose `X-Forwarded-For`, `X-Forwarded-Proto` and `Forwarded` count.
-    pub trusted_proxies: Vec<IpNet>,
+    pub trusted_proxies: Peers,
     /// SEC-20: peers whose connections begin with a PROXY header.
-    pub proxy_protocol: Vec<IpNet>,
+    pub proxy_protocol: Peers,
     /// SEC-20: the time they have for it.
     pub proxy_protocol_timeout: Duration,
     /// SEC-18: the time a client has for its TLS handshake.
     pub handshake_timeout: Duration,
     /// Requests that are open at once on one HTTP/2 connection (RFC 9113 §5.1.2).
     pub http2_streams: u32,
+}
+
+/// One of `listen.addresses` or `listen.tls_addresses`. Two are equal that are the same address,
+/// wherever that is written.
+#[derive(Debug, Clone)]
+pub struct Listener {
+    /// What is listened on.
+    pub address: ListenAddress,
+    /// Where it was written and under which key, for errors: `FILE:LINE: listen.addresses`.
+    pub place: String,
+}
+
+impl PartialEq for Listener {
+    fn eq(&self, other: &Self) -> bool {
+        self.address == other.address
+    }
+}
+
+impl fmt::Display for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.address.fmt(f)
+    }
+}
+
+/// What a [`Listener`] listens on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListenAddress {
+    /// `address:port`; port 0 lets the system choose.
+    Tcp(SocketAddr),
+    /// `unix:/path`, absolute: a Unix socket that is made there.
+    Unix(PathBuf),
+    /// `systemd:NAME`: the sockets that the service manager passes under this name
+    /// (sd_listen_fds(3)); `systemd:`, `None`: all those that are not named elsewhere.
+    Systemd(Option<String>),
+}
+
+impl fmt::Display for ListenAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tcp(address) => address.fmt(f),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+            Self::Systemd(name) => write!(f, "systemd:{}", name.as_deref().unwrap_or_default()),
+        }
+    }
+}
+
+/// Peers that are believed something.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Peers {
+    /// Those that have addresses.
+    pub networks: Vec<IpNet>,
+    /// `"unix"`: whoever comes over a Unix socket, who has none.
+    pub unix: bool,
 }
 
 /// `[tls]`: TLS towards clients (SEC-24).

@@ -37,6 +37,7 @@ pub(super) struct Raw {
 pub(super) struct Listen {
     pub(super) addresses: Vec<String>,
     pub(super) tls_addresses: Vec<String>,
+    pub(super) unix_mode: String,
     pub(super) workers: Count,
     pub(super) backlog: Count,
     pub(super) max_connections: Count,
@@ -54,6 +55,7 @@ impl Default for Listen {
         Self {
             addresses: list(&["127.0.0.1:5280"]),
             tls_addresses: Vec::new(),
+            unix_mode: "0660".to_owned(),
             workers: Count(0),
             backlog: Count(1024),
             max_connections: Count(25_000),

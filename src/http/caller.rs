@@ -1,6 +1,7 @@
 //! Who asks, through whatever proxies, and whether the limits per address hold for him.
 //!
-//! The address of the socket's peer is the client's only where no proxy is in between. One before
+//! The address of the socket's peer is the client's only where no proxy is in between; the peer of a
+//! Unix socket has none, and is a proxy or as good as nobody. One before
 //! TCP says who it is by a PROXY header ([`super::door`]), one before HTTP by headers of the request
 //! (`proto::forwarded`), and both may be there. Found out once for each request, and used for
 //! admission, limits and the log.
@@ -18,6 +19,7 @@ use crate::upstream;
 #[derive(Debug, Default)]
 pub struct Trust {
     proxies: Networks,
+    unix: bool,
     exempt: Networks,
     /// Somebody was told that a proxy may be missing from the list.
     warned: AtomicBool,
@@ -30,6 +32,8 @@ pub struct Arrival {
     pub client: Option<SocketAddr>,
     /// The client's own connection is TLS.
     pub secure: bool,
+    /// The socket is a Unix socket: `client` is not its peer.
+    pub unix: bool,
     /// What is known of where `client` comes from.
     pub source: Source,
     /// The address that the client connected to, as far as the connection tells.
@@ -40,7 +44,7 @@ impl Arrival {
     /// On a socket of this peer, without TLS.
     #[must_use]
     pub fn plain(peer: Option<SocketAddr>) -> Self {
-        Self { client: peer, secure: false, source: Source::Socket, local: None }
+        Self { client: peer, ..Self::default() }
     }
 }
 
@@ -73,17 +77,16 @@ impl Caller {
     /// The sender of a request with these headers.
     #[must_use]
     pub fn of(arrival: &Arrival, headers: &HeaderMap, trust: &Trust) -> Self {
+        let all = headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
         let told = match arrival.client {
-            Some(peer) if trust.proxies.contains(peer.ip()) => forwarded::read(
-                peer.ip(),
-                &trust.proxies,
-                headers.iter().map(|(name, value)| (name.as_str(), value.as_bytes())),
-            ),
-            Some(peer) if arrival.source == Source::Socket => {
-                trust.look_for_unlisted(peer.ip(), headers);
+            Some(peer) if trust.proxies.contains(peer.ip()) => {
+                forwarded::read(peer.ip(), &trust.proxies, all)
+            }
+            None if arrival.unix && trust.unix => forwarded::told(&trust.proxies, all),
+            _ => {
+                trust.look_for_unlisted(arrival, headers);
                 forwarded::Told::default()
             }
-            _ => forwarded::Told::default(),
         };
         let secure = told.secure.unwrap_or(arrival.secure);
         let local = arrival.local;
@@ -109,27 +112,33 @@ impl Caller {
 }
 
 impl Trust {
-    /// Believes `proxies` (SEC-19). Peers that are `exempt` are not held to the limits per address,
+    /// Believes `proxies` (SEC-19), and if `unix` all that come over Unix sockets. Peers that are `exempt` are not held to the limits per address,
     /// unless a proxy has named the client: as likely as not they are a proxy that nobody has
     /// listed, and all clients at once.
     #[must_use]
-    pub fn new(proxies: Networks, exempt: Networks) -> Self {
-        Self { proxies, exempt, warned: AtomicBool::new(false) }
+    pub fn new(proxies: Networks, unix: bool, exempt: Networks) -> Self {
+        Self { proxies, unix, exempt, warned: AtomicBool::new(false) }
     }
 
     /// Says once what the operator of a proxy wants to know; strangers on the net, who may write
     /// what they like, are no reason to.
-    fn look_for_unlisted(&self, peer: IpAddr, headers: &HeaderMap) {
+    fn look_for_unlisted(&self, arrival: &Arrival, headers: &HeaderMap) {
+        let is_likely_proxy = || match arrival.client {
+            Some(peer) => self.exempt.contains(peer.ip()),
+            None => arrival.unix,
+        };
         let is_forwarded = || {
             headers.contains_key(header::X_FORWARDED_FOR) || headers.contains_key(header::FORWARDED)
         };
-        if !self.warned.load(Ordering::Relaxed)
-            && self.exempt.contains(peer)
+        if arrival.source == Source::Socket
+            && !self.warned.load(Ordering::Relaxed)
+            && is_likely_proxy()
             && is_forwarded()
             && !self.warned.swap(true, Ordering::Relaxed)
         {
+            let peer = arrival.client.map_or_else(|| "unix".to_owned(), |it| it.ip().to_string());
             warn!(
-                %peer,
+                peer,
                 "forwarding_headers_ignored: to believe them, list their sender in \
                  listen.trusted_proxies"
             );
@@ -164,19 +173,27 @@ mod tests {
     }
 
     fn trust() -> Trust {
-        Trust::new(networks(&["10.0.0.0/8"]), networks(&["127.0.0.0/8", "::1/128"]))
+        Trust::new(networks(&["10.0.0.0/8"]), false, networks(&["127.0.0.0/8", "::1/128"]))
     }
 
     /// The caller behind `peer`: address, whether secure, under which address limited.
     fn caller(peer: &str, source: Source, headers: &[(&str, &str)]) -> (String, bool, String) {
         let client = peer.parse().ok();
-        let arrival = Arrival { client, source, ..Arrival::default() };
+        let arrival = Arrival { client, source, unix: peer == "unix", ..Arrival::default() };
+        caller_by(&trust(), &arrival, headers)
+    }
+
+    fn caller_by(
+        trust: &Trust,
+        arrival: &Arrival,
+        headers: &[(&str, &str)],
+    ) -> (String, bool, String) {
         let mut map = HeaderMap::new();
         for (name, value) in headers {
             let name = HeaderName::try_from(*name).unwrap();
             map.append(name, HeaderValue::from_str(value).unwrap());
         }
-        let Caller { address, secure, limited, .. } = Caller::of(&arrival, &map, &trust());
+        let Caller { address, secure, limited, .. } = Caller::of(arrival, &map, trust);
         let text = |it: Option<String>| it.unwrap_or_else(|| "-".to_owned());
         (text(address.map(|it| it.to_string())), secure, text(limited.map(|it| it.to_string())))
     }
@@ -220,9 +237,39 @@ mod tests {
             ("10.0.0.1:1", Source::Header, &[(XFF, client)], "192.0.2.1:0", false, "192.0.2.1"),
             ("192.0.2.7:1", Source::Header, &[(XFF, client)], "192.0.2.7:1", false, "192.0.2.7"),
             ("unknown", Source::Socket, &[(XFF, client)], "-", false, "-"),
+            // A Unix socket tells nothing, and is not believed unless it is listed.
+            ("unix", Source::Socket, &[(XFF, client), (XFP, "https")], "-", false, "-"),
         ] {
             let expected = (address.to_owned(), secure, limited.to_owned());
             assert_eq!(caller(peer, source, headers), expected, "{peer} {source:?} {headers:?}");
+        }
+    }
+
+    /// SEC-19, SEC-20: whoever comes over a Unix socket that is listed names the client; a TCP peer
+    /// whose address is not known is not taken for one of these.
+    #[test]
+    fn a_listed_unix_socket_names_the_client() {
+        let trust = Trust::new(networks(&["10.0.0.0/8"]), true, Networks::default());
+        let unix = Arrival { unix: true, ..Arrival::default() };
+        let named = Arrival { client: "192.0.2.7:1".parse().ok(), source: Source::Header, ..unix };
+        let [xff, proto] = ["x-forwarded-for", "x-forwarded-proto"];
+        for (arrival, headers, address, secure, limited) in [
+            (unix, &[(xff, "192.0.2.1"), (proto, "https")][..], "192.0.2.1:0", true, "192.0.2.1"),
+            (unix, &[(xff, "192.0.2.1, 10.0.0.2")], "192.0.2.1:0", false, "192.0.2.1"),
+            (unix, &[(xff, "x")], "-", false, "-"),
+            (unix, &[], "-", false, "-"),
+            (
+                Arrival { source: Source::Proxy, ..unix },
+                &[(xff, "192.0.2.1")],
+                "192.0.2.1:0",
+                false,
+                "192.0.2.1",
+            ),
+            (named, &[(xff, "192.0.2.1")], "192.0.2.7:1", false, "192.0.2.7"),
+            (Arrival::default(), &[(xff, "192.0.2.1")], "-", false, "-"),
+        ] {
+            let expected = (address.to_owned(), secure, limited.to_owned());
+            assert_eq!(caller_by(&trust, &arrival, headers), expected, "{arrival:?} {headers:?}");
         }
     }
 }

@@ -5,17 +5,16 @@
 //! Who is refused here is closed upon without a word: nothing was asked yet, and a client does about
 //! that what it does about a 503.
 
-use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use actix_web::{HttpMessage as _, HttpRequest};
-use tokio::net::TcpStream;
 use tracing::debug;
 
 use super::caller::{Arrival, Source, Trust};
 use super::proxy_protocol;
+use crate::io::Io;
 use crate::metrics::{Local, Metrics, ProxyHeader};
 use crate::proto::forwarded::Networks;
 use crate::session::addresses::{Addresses, ConnectionPlace};
@@ -27,6 +26,8 @@ use crate::session::timer::clock;
 pub struct Settings {
     /// Peers whose connections begin with a PROXY header.
     pub proxies: Networks,
+    /// So do those of peers on Unix sockets.
+    pub unix_proxies: bool,
     /// The time they have for it.
     pub patience: Duration,
     /// Whom the limits hold for.
@@ -73,7 +74,7 @@ pub fn entered(request: &HttpRequest) -> Option<Rc<Entered>> {
 
 impl Door {
     /// Lets a connection in, and takes its PROXY header off it; `None` if it is to be closed.
-    pub async fn enter(&self, socket: &mut TcpStream) -> Option<Entered> {
+    pub async fn enter(&self, socket: &mut Io) -> Option<Entered> {
         let arrival = self.arrival(socket).await?;
         let limited = self.settings.trust.limited(&arrival);
         match self.addresses.connection(limited, clock()) {
@@ -90,10 +91,15 @@ impl Door {
         }
     }
 
-    async fn arrival(&self, socket: &mut TcpStream) -> Option<Arrival> {
-        let peer = socket.peer_addr().ok();
-        if !peer.is_some_and(|peer: SocketAddr| self.settings.proxies.contains(peer.ip())) {
-            return Some(Arrival { local: socket.local_addr().ok(), ..Arrival::plain(peer) });
+    async fn arrival(&self, socket: &mut Io) -> Option<Arrival> {
+        let peer = socket.peer_addr();
+        let unix = matches!(socket, Io::Unix(_));
+        let is_proxy = match peer {
+            Some(peer) => self.settings.proxies.contains(peer.ip()),
+            None => unix && self.settings.unix_proxies,
+        };
+        if !is_proxy {
+            return Some(Arrival { unix, local: socket.local_addr(), ..Arrival::plain(peer) });
         }
         let outcome = proxy_protocol::read(socket, self.settings.patience).await;
         self.metrics.limits.proxy_header(match &outcome {
@@ -104,7 +110,8 @@ impl Door {
         match outcome {
             Ok(header) => Some(Arrival {
                 client: header.client.or(peer),
-                local: header.destination.or_else(|| socket.local_addr().ok()),
+                local: header.destination.or_else(|| socket.local_addr()),
+                unix,
                 secure: header.secure.unwrap_or_default(),
                 source: if header.client.is_some() { Source::Header } else { Source::Proxy },
             }),

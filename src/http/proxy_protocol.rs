@@ -11,8 +11,8 @@ use std::time::Duration;
 
 use proxy_header::{ParseConfig, Protocol, ProxiedAddress};
 use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
 
+use crate::io::Io;
 use crate::metrics::ProxyHeader as Outcome;
 
 /// The beginning of version 2.
@@ -43,11 +43,11 @@ pub struct Proxied {
 ///
 /// # Errors
 /// What it is instead; the connection is then of no use.
-pub async fn read(socket: &mut TcpStream, patience: Duration) -> Result<Proxied, Outcome> {
+pub async fn read(socket: &mut Io, patience: Duration) -> Result<Proxied, Outcome> {
     tokio::time::timeout(patience, header(socket)).await.unwrap_or(Err(Outcome::Late))
 }
 
-async fn header(socket: &mut TcpStream) -> Result<Proxied, Outcome> {
+async fn header(socket: &mut Io) -> Result<Proxied, Outcome> {
     // Both versions are longer than this.
     let mut start = [0; SIGNATURE.len()];
     let mut filled = 0;
@@ -67,7 +67,7 @@ async fn header(socket: &mut TcpStream) -> Result<Proxied, Outcome> {
 }
 
 /// Version 2.
-async fn binary(socket: &mut TcpStream) -> Result<Proxied, Outcome> {
+async fn binary(socket: &mut Io) -> Result<Proxied, Outcome> {
     let mut header = Vec::from(SIGNATURE);
     let mut fixed = [0; FIXED];
     socket.read_exact(&mut fixed).await.map_err(ended)?;
@@ -92,7 +92,7 @@ async fn binary(socket: &mut TcpStream) -> Result<Proxied, Outcome> {
 }
 
 /// Version 1, of which `start` has been read.
-async fn line(socket: &mut TcpStream, start: &[u8]) -> Result<Proxied, Outcome> {
+async fn line(socket: &mut Io, start: &[u8]) -> Result<Proxied, Outcome> {
     let mut header = Vec::from(start);
     let mut ahead = [0; LINE];
     loop {
@@ -100,16 +100,22 @@ async fn line(socket: &mut TcpStream, start: &[u8]) -> Result<Proxied, Outcome> 
         if room.is_empty() {
             return Err(Outcome::TooLong);
         }
-        let seen = socket.peek(room).await.map_err(ended)?;
-        if seen == 0 {
-            return Err(Outcome::Closed);
-        }
-        let end = room[..seen].iter().position(|byte| *byte == b'\n');
-        let own = &mut room[..end.map_or(seen, |end| end + 1)];
-        // They are there, so that this takes them all and does not wait.
+        let own = match socket {
+            Io::Tcp(socket) => {
+                let seen = socket.peek(room).await.map_err(ended)?;
+                if seen == 0 {
+                    return Err(Outcome::Closed);
+                }
+                let end = room[..seen].iter().position(|byte| *byte == b'\n');
+                // They are there, so that they are all taken at once.
+                &mut room[..end.map_or(seen, |end| end + 1)]
+            }
+            // Nobody lets us look ahead in a Unix socket; it is one line a connection.
+            Io::Unix(_) | Io::Counted(_) | Io::Tls(_) => &mut room[..1],
+        };
         socket.read_exact(own).await.map_err(ended)?;
         header.extend_from_slice(own);
-        if end.is_some() {
+        if own.ends_with(b"\n") {
             return parse(&header);
         }
     }
@@ -146,32 +152,44 @@ fn ended(_: io::Error) -> Outcome {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::io::AsyncWriteExt as _;
-    use tokio::net::TcpListener;
+    use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _};
+    use tokio::net::{TcpListener, TcpStream, UnixStream};
 
     const PATIENCE: Duration = Duration::from_secs(10);
 
-    /// What is read of these pieces, each sent when the one before has left, and what is left over.
+    /// What is read of these pieces, each sent when the one before has left, and what is left over;
+    /// it is the same over TCP and over a Unix socket.
     async fn read_of(pieces: &[&[u8]], patience: Duration) -> (Result<Proxied, Outcome>, Vec<u8>) {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let address = listener.local_addr().unwrap();
-        let pieces: Vec<Vec<u8>> = pieces.iter().map(|piece| piece.to_vec()).collect();
-        let client = async {
-            let mut socket = TcpStream::connect(address).await.unwrap();
-            socket.set_nodelay(true).unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        client.set_nodelay(true).unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        let over_tcp = read_between(client, Io::Tcp(server), pieces, patience).await;
+        let (client, server) = UnixStream::pair().unwrap();
+        let over_unix = read_between(client, Io::Unix(server), pieces, patience).await;
+        assert_eq!(over_tcp, over_unix);
+        over_tcp
+    }
+
+    async fn read_between(
+        mut client: impl AsyncRead + AsyncWrite + Unpin,
+        mut socket: Io,
+        pieces: &[&[u8]],
+        patience: Duration,
+    ) -> (Result<Proxied, Outcome>, Vec<u8>) {
+        let sending = async {
             for piece in pieces {
                 // What is refused may be reset.
-                let _ = socket.write_all(&piece).await;
+                let _ = client.write_all(piece).await;
                 tokio::task::yield_now().await;
             }
-            socket
+            client
         };
-        let server = async {
-            let (mut socket, _) = listener.accept().await.unwrap();
+        let reading = async {
             let result = read(&mut socket, patience).await;
             (result, socket)
         };
-        let (mut client, (result, mut socket)) = tokio::join!(client, server);
+        let (mut client, (result, mut socket)) = tokio::join!(sending, reading);
         let mut rest = Vec::new();
         if result.is_ok() {
             client.shutdown().await.unwrap();
@@ -294,8 +312,12 @@ mod tests {
             let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
             client.write_all(half).await.unwrap();
             drop(client);
-            let (mut socket, _) = listener.accept().await.unwrap();
-            assert_eq!(read(&mut socket, PATIENCE).await, Err(Outcome::Closed), "{half:?}");
+            let (socket, _) = listener.accept().await.unwrap();
+            assert_eq!(
+                read(&mut Io::Tcp(socket), PATIENCE).await,
+                Err(Outcome::Closed),
+                "{half:?}"
+            );
         }
     }
 }

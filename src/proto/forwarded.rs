@@ -69,9 +69,15 @@ pub fn read<'a>(
     trusted: &Networks,
     headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
 ) -> Told {
-    if !trusted.contains(peer) {
-        return Told::default();
-    }
+    if trusted.contains(peer) { told(trusted, headers) } else { Told::default() }
+}
+
+/// The same of a request whose sender is trusted, be it one without an address.
+#[must_use]
+pub fn told<'a>(
+    trusted: &Networks,
+    headers: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+) -> Told {
     let (mut addresses, mut schemes, mut forwarded) = (Vec::new(), Vec::new(), Vec::new());
     for (name, value) in headers {
         let is = |other| name.eq_ignore_ascii_case(other);

@@ -67,7 +67,7 @@ pub struct Registry {
     owner: u32,
     shards: Box<[Mutex<Shard>]>,
     zombies: AtomicUsize,
-    zombie_limit: usize,
+    zombie_limit: AtomicUsize,
 }
 
 impl Registry {
@@ -83,8 +83,14 @@ impl Registry {
             owner: u32::from_be_bytes(owner),
             shards: (0..SHARDS).map(|_| Mutex::default()).collect(),
             zombies: AtomicUsize::new(0),
-            zombie_limit: zombies,
+            zombie_limit: AtomicUsize::new(zombies),
         })
+    }
+
+    /// Keeps the conditions of that many from now on; those that are kept stay, though they be too
+    /// many now.
+    pub fn limit(&self, zombies: usize) {
+        self.zombie_limit.store(zombies, Ordering::Release);
     }
 
     /// A sid that nobody has (BOSH-15).
@@ -179,7 +185,7 @@ impl Registered {
     /// The session is dead and stays only to say why (BOSH-77); false if there are enough of those.
     #[must_use]
     pub(crate) fn die(&mut self) -> bool {
-        let limit = self.registry.zombie_limit;
+        let limit = self.registry.zombie_limit.load(Ordering::Acquire);
         if !self.is_zombie {
             self.is_zombie = self
                 .registry
@@ -307,7 +313,10 @@ mod tests {
         assert!(!two.die());
         drop(one);
         assert!(two.die());
-        drop(two);
+        registry.limit(2);
+        let mut three = place();
+        assert!(three.die());
+        drop((two, three));
         assert_eq!(registry.zombies.load(Ordering::Acquire), 0);
     }
 

@@ -1,7 +1,7 @@
 //! TLS for clients that speak none: listeners which carry what comes to the gateway over TLS, as it
 //! is or as requests of one HTTP/2 connection.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::sync::{Arc, Mutex};
 
@@ -12,7 +12,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -43,7 +43,21 @@ pub async fn connect(
     to: SocketAddr,
     name: &str,
 ) -> Result<TlsStream<TcpStream>> {
-    let socket = TcpStream::connect(to).await?;
+    connect_from(config, Ipv4Addr::UNSPECIFIED, to, name).await
+}
+
+/// The same from a loopback address of one's own choice.
+pub async fn connect_from(
+    config: &Arc<ClientConfig>,
+    from: Ipv4Addr,
+    to: SocketAddr,
+    name: &str,
+) -> Result<TlsStream<TcpStream>> {
+    let socket = TcpSocket::new_v4()?;
+    if !from.is_unspecified() {
+        socket.bind(SocketAddr::from((from, 0)))?;
+    }
+    let socket = socket.connect(to).await?;
     socket.set_nodelay(true)?;
     let name = ServerName::try_from(name.to_owned())?;
     let handshake = TlsConnector::from(Arc::clone(config)).connect(name, socket);
@@ -52,6 +66,16 @@ pub async fn connect(
 
 /// Carries every connection over one of TLS.
 pub async fn tls(config: &Arc<ClientConfig>, to: SocketAddr, name: &str) -> Result<SocketAddr> {
+    tls_from(config, Ipv4Addr::UNSPECIFIED, to, name).await
+}
+
+/// The same from a loopback address of one's own choice.
+pub async fn tls_from(
+    config: &Arc<ClientConfig>,
+    from: Ipv4Addr,
+    to: SocketAddr,
+    name: &str,
+) -> Result<SocketAddr> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;
     let (config, name) = (Arc::clone(config), name.to_owned());
@@ -59,7 +83,7 @@ pub async fn tls(config: &Arc<ClientConfig>, to: SocketAddr, name: &str) -> Resu
         while let Ok((mut inner, _)) = listener.accept().await {
             let (config, name) = (Arc::clone(&config), name.clone());
             tokio::spawn(async move {
-                let mut outer = connect(&config, to, &name).await?;
+                let mut outer = connect_from(&config, from, to, &name).await?;
                 tokio::io::copy_bidirectional(&mut inner, &mut outer).await?;
                 anyhow::Ok(())
             });
@@ -78,7 +102,11 @@ pub struct Http2 {
 impl Http2 {
     /// Connects, with the client's own settings as they are.
     pub async fn connect(config: &Arc<ClientConfig>, to: SocketAddr, name: &str) -> Result<Self> {
-        let stream = connect(config, to, name).await?;
+        Self::over(connect(config, to, name).await?).await
+    }
+
+    /// Over a connection that stands.
+    pub async fn over(stream: TlsStream<TcpStream>) -> Result<Self> {
         ensure!(stream.get_ref().1.alpn_protocol() == Some(b"h2"), "h2 was not chosen");
         let (requests, connection) = h2::client::handshake(stream).await?;
         Ok(Self { requests, driver: tokio::spawn(connection) })

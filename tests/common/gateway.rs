@@ -26,6 +26,15 @@ impl Gateway {
     /// Starts `bosphorus serve` with this configuration, to which the harness adds
     /// `listen.addresses` and `admin.address`, and waits until `/ready` says yes.
     pub fn start(toml: &str) -> Result<Self> {
+        Self::start_by(toml, Process::spawn)
+    }
+
+    /// The same for a configuration that has its own `listen.addresses`, and a command that is
+    /// started in some way.
+    pub fn start_by(
+        toml: &str,
+        spawn: impl FnOnce(Command, &Directory, &str) -> Result<Process>,
+    ) -> Result<Self> {
         let [listen, admin] =
             free_ports()?.map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let directory = Directory::new("gateway")?;
@@ -39,7 +48,7 @@ impl Gateway {
             }
         }
         let log = directory.join("gateway.log");
-        let mut process = Process::spawn(command, &directory, "gateway.log")?;
+        let mut process = spawn(command, &directory, "gateway.log")?;
         wait_ready(&mut process, || {
             http_get(admin, "/ready").is_ok_and(|(status, _)| status == 200)
         })
@@ -88,6 +97,11 @@ impl Gateway {
     /// The listener for clients.
     pub fn listen(&self) -> SocketAddr {
         self.listen
+    }
+
+    /// The admin listener.
+    pub fn admin(&self) -> SocketAddr {
+        self.admin
     }
 
     /// Gets a path of the admin listener: status and body.
@@ -190,7 +204,10 @@ pub fn domain_toml(server: &Server) -> String {
 
 /// The configuration with the harness's own keys.
 fn whole(toml: &str, listen: SocketAddr, admin: SocketAddr) -> String {
-    let toml = with_key(toml, "listen", &format!("addresses = [\"{listen}\"]"));
+    let toml = match toml.contains("\naddresses = ") {
+        true => toml.to_owned(),
+        false => with_key(toml, "listen", &format!("addresses = [\"{listen}\"]")),
+    };
     with_key(&toml, "admin", &format!("address = \"{admin}\""))
 }
 

@@ -7,6 +7,7 @@ pub mod bridge;
 pub mod client;
 pub mod gateway;
 pub mod http;
+pub mod npm;
 pub mod peer;
 pub mod process;
 pub mod random;

@@ -24,13 +24,25 @@ pub struct Process {
 
 impl Process {
     /// Starts `command` in `directory` with standard output and error appended to its file `log`.
-    pub fn spawn(mut command: Command, directory: &Directory, log: &str) -> Result<Self> {
+    pub fn spawn(command: Command, directory: &Directory, log: &str) -> Result<Self> {
         let out = File::options().create(true).append(true).open(directory.join(log))?;
+        Self::spawn_on(command, directory, log, Stdio::null(), out.into())
+    }
+
+    /// Starts it on this standard input and output; errors go to the log.
+    pub fn spawn_on(
+        mut command: Command,
+        directory: &Directory,
+        log: &str,
+        input: Stdio,
+        output: Stdio,
+    ) -> Result<Self> {
+        let errors = File::options().create(true).append(true).open(directory.join(log))?;
         let program = command.get_program().to_string_lossy().into_owned();
         let child = command
-            .stdin(Stdio::null())
-            .stdout(out.try_clone()?)
-            .stderr(out)
+            .stdin(input)
+            .stdout(output)
+            .stderr(errors)
             .current_dir(directory.path())
             .process_group(0)
             .spawn()

@@ -80,6 +80,19 @@ pub struct Settings {
     pub proxy_protocol: bool,
     /// Seconds after which its own BOSH ends a session that is silent; 60 or more if 0.
     pub bosh_inactivity: u32,
+    /// A whole configuration instead of the one made here, of which only the accounts stay.
+    pub configuration: Option<Configuration>,
+}
+
+/// A server's configuration by somebody else.
+#[derive(Clone, Debug)]
+pub struct Configuration {
+    /// Its text, in which `DIRECTORY` stands for the directory that the server runs in.
+    pub text: String,
+    /// The port of its client-to-server listener on 127.0.0.1; it has no other endpoint.
+    pub c2s: u16,
+    /// Further files in that directory, by their names.
+    pub files: Vec<(String, String)>,
 }
 
 /// PEM files of the server's certificate (chain) and its private key.
@@ -115,7 +128,9 @@ pub struct Server {
     c2s: SocketAddr,
     proxy_protocol: bool,
     direct_tls: Option<SocketAddr>,
+    /// Where its own endpoints for web clients are, if it has any.
     http: SocketAddr,
+    has_http: bool,
     process: Mutex<Option<Process>>,
     given: AtomicUsize,
     directory: Directory,
@@ -159,12 +174,15 @@ impl Server {
         }
         let [c2s, direct_tls, http] =
             free_ports()?.map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+        let configured = settings.configuration.as_ref();
+        let c2s = configured.map_or(c2s, |it| SocketAddr::from((Ipv4Addr::LOCALHOST, it.c2s)));
         let server = Self {
             kind,
             c2s,
             proxy_protocol: settings.proxy_protocol,
             direct_tls: settings.tls.is_some().then_some(direct_tls),
             http,
+            has_http: configured.is_none() && kind != Kind::Demo,
             process: Mutex::new(None),
             given: AtomicUsize::new(0),
             directory: Directory::new(kind.name())?,
@@ -173,6 +191,14 @@ impl Server {
             Kind::Prosody => server.configure_prosody(settings)?,
             Kind::Ejabberd => server.configure_ejabberd(settings)?,
             Kind::Demo => {}
+        }
+        if let Some(Configuration { text, files, .. }) = configured {
+            let name = if kind == Kind::Prosody { "prosody.cfg.lua" } else { "ejabberd.yml" };
+            let directory = server.directory.path().to_string_lossy().into_owned();
+            server.directory.write(name, &text.replace("DIRECTORY", &directory))?;
+            for (name, content) in files {
+                server.directory.write(name, content)?;
+            }
         }
         server.restart()?;
         Ok(server)
@@ -296,7 +322,7 @@ impl Server {
         let before = if self.proxy_protocol { proxied } else { "" };
         stream_header(self.c2s, before, self.domain())
             .is_some_and(|answer| answer.contains("<stream:"))
-            && (self.kind == Kind::Demo
+            && (!self.has_http
                 || TcpStream::connect_timeout(&self.http, Duration::from_millis(500)).is_ok())
     }
 

@@ -1,6 +1,7 @@
 //! The table a test binary prints last: rows are scenarios, columns where they ran.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::Path;
 use std::sync::Mutex;
 
@@ -9,6 +10,8 @@ use std::sync::Mutex;
 pub enum Cell {
     /// It passed.
     Ok,
+    /// It passed, and this is the address that was seen.
+    Seen(IpAddr),
     /// It did not.
     Fail,
     /// It was not run: something is missing on this machine.
@@ -65,21 +68,28 @@ impl fmt::Display for Table {
         let Ok(cells) = self.cells.lock() else { return Err(fmt::Error) };
         let left = self.rows.iter().map(|row| row.chars().count()).max().unwrap_or(0);
         let left = left.max(self.title.chars().count());
+        let text = |row: &String, column: &String| {
+            let cell = cells.iter().find(|(r, c, _)| r == row && c == column);
+            match cell.map(|(_, _, cell)| cell) {
+                Some(Cell::Ok) => "ok".to_owned(),
+                Some(Cell::Seen(address)) => format!("ok {address}"),
+                Some(Cell::Fail) => "FAIL".to_owned(),
+                Some(Cell::Skip) => "skip".to_owned(),
+                None => "-".to_owned(),
+            }
+        };
+        let width = |column: &String| {
+            let widest = self.rows.iter().map(|row| text(row, column).len()).max();
+            column.chars().count().max(widest.unwrap_or(0))
+        };
         write!(out, "{:left$}", self.title)?;
         for column in &self.columns {
-            write!(out, "  {column}")?;
+            write!(out, "  {column:width$}", width = width(column))?;
         }
         for row in &self.rows {
             write!(out, "\n{row:left$}")?;
             for column in &self.columns {
-                let cell = cells.iter().find(|(r, c, _)| r == row && c == column);
-                let text = match cell.map(|(_, _, cell)| cell) {
-                    Some(Cell::Ok) => "ok",
-                    Some(Cell::Fail) => "FAIL",
-                    Some(Cell::Skip) => "skip",
-                    None => "-",
-                };
-                write!(out, "  {text:width$}", width = column.chars().count())?;
+                write!(out, "  {:width$}", text(row, column), width = width(column))?;
             }
         }
         Ok(())

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::{Checker, MANY, quoted};
+use crate::config::model::Peers;
 use crate::config::units::Count;
 
 const NETWORK: &str = "a network such as \"10.0.0.0/8\" or \"2001:db8::/32\", or an IP address";
@@ -18,8 +19,17 @@ impl Checker<'_> {
 
     /// Networks in CIDR notation; an address alone is a network of one.
     pub(super) fn networks(&mut self, path: &[&str], list: &[String]) -> Vec<IpNet> {
+        self.network_list(path, list, |_| false)
+    }
+
+    fn network_list(
+        &mut self,
+        path: &[&str],
+        list: &[String],
+        is_word: impl Fn(&str) -> bool,
+    ) -> Vec<IpNet> {
         let mut networks = Vec::new();
-        for (index, text) in list.iter().enumerate() {
+        for (index, text) in list.iter().enumerate().filter(|(_, text)| !is_word(text)) {
             let index = index.to_string();
             let element = [path, &[&index]].concat();
             match text.parse().or_else(|_| text.parse::<IpAddr>().map(IpNet::from)) {
@@ -43,8 +53,9 @@ impl Checker<'_> {
     }
 
     /// The same for peers that are believed who their clients are.
-    pub(super) fn proxies(&mut self, path: &[&str], list: &[String]) -> Vec<IpNet> {
-        let networks = self.networks(path, list);
+    pub(super) fn proxies(&mut self, path: &[&str], list: &[String]) -> Peers {
+        let unix = list.iter().any(|text| text == UNIX);
+        let networks = self.network_list(path, list, |text| text == UNIX);
         if networks.iter().any(|network| network.prefix_len() == 0) {
             self.warning(
                 path,
@@ -52,6 +63,9 @@ impl Checker<'_> {
                  per address holds for him",
             );
         }
-        networks
+        Peers { networks, unix }
     }
 }
+
+/// The peers that have no address.
+pub(super) const UNIX: &str = "unix";
