@@ -382,6 +382,54 @@ fn a_delivery_ends_with_the_last_byte() -> Result {
     })
 }
 
+/// How long a loss went unnoticed, and what was given up for it.
+#[test]
+fn a_loss_is_told() -> Result {
+    block_on(async {
+        let scene = Scene::new("inactivity = \"1s\"").await?;
+        let gateway = &scene.gateway;
+        let silence = |transport: &str| -> Result<[f64; 2]> {
+            let labels = format!("{{transport=\"{transport}\"}}");
+            let count =
+                gateway.metric(&format!("bosphorus_client_silence_seconds_count{labels}"))?;
+            Ok([count, sum(gateway, "client_silence_seconds", &labels)?])
+        };
+        let undelivered = |transport: &str| {
+            gateway.metric(&format!("bosphorus_undelivered_total{{transport=\"{transport}\"}}"))
+        };
+        let (session, mut link) = scene.bound().await?;
+        let asked = now();
+        drop(session);
+        for text in ["a", "b"] {
+            link.write(&message(text)).await?;
+        }
+        eventually("the loss of a BOSH client", async || {
+            (silence("bosh").ok()?[0] == 1.0).then_some(())
+        })
+        .await?;
+        let [_, took] = silence("bosh")?;
+        ensure!(took >= 1.0 && took <= asked.elapsed().as_secs_f64() + 1.0, "{took} s");
+        eventually("what was given up", async || (undelivered("bosh").ok()? == 2.0).then_some(()))
+            .await?;
+
+        let mut socket = Socket::connect(&gateway.ws_url()).await?;
+        let open =
+            "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='example.test' version='1.0'/>";
+        let opened = now();
+        socket.send_text(open).await?;
+        let link = scene.peer.accept().await?;
+        drop(socket);
+        eventually("the loss of a WebSocket", async || {
+            (silence("websocket").ok()?[0] == 1.0).then_some(())
+        })
+        .await?;
+        ensure!(silence("websocket")?[1] <= opened.elapsed().as_secs_f64());
+        ensure!(undelivered("websocket")? == 0.0);
+        drop(link);
+        Ok(())
+    })
+}
+
 #[expect(clippy::disallowed_methods, reason = "the client's own clock is what is compared with")]
 fn now() -> Instant {
     Instant::now()

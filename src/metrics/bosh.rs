@@ -123,7 +123,6 @@ pub struct BoshMetrics {
     bad_acks: IntCounter,
     restart_payloads: IntCounter,
     bounced: IntCounter,
-    undelivered: IntCounter,
     refused: [IntCounter; Refusal::ALL.len()],
 }
 
@@ -182,10 +181,6 @@ impl BoshMetrics {
                 "bosphorus_bosh_bounced_total",
                 "Stanzas answered to the server in the place of a client that had gone",
             )?,
-            undelivered: counter(
-                "bosphorus_bosh_undelivered_total",
-                "Stanzas to clients that were given up at the end of their session",
-            )?,
             refused: Refusal::ALL.map(|why| refused.with_label_values(&[why.label()])),
         })
     }
@@ -202,7 +197,6 @@ impl BoshMetrics {
             (&self.bad_acks, counts.bad_acks),
             (&self.restart_payloads, counts.restart_payloads),
             (&self.bounced, counts.bounced),
-            (&self.undelivered, counts.undelivered),
         ] {
             if count > 0 {
                 counter.inc_by(u64::from(count));

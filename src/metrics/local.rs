@@ -103,18 +103,49 @@ const BOUNDS: [u64; 19] = [
     1_000_000, 2_500_000, 5_000_000, 10_000_000, 30_000_000, 60_000_000,
 ];
 
+/// The same for what happens once in a session, and may take minutes.
+const SLOW_BOUNDS: [u64; 16] = [
+    5_000,
+    10_000,
+    25_000,
+    50_000,
+    100_000,
+    250_000,
+    500_000,
+    1_000_000,
+    2_500_000,
+    5_000_000,
+    10_000_000,
+    30_000_000,
+    60_000_000,
+    120_000_000,
+    300_000_000,
+    900_000_000,
+];
+
 /// Durations with one writer.
-#[derive(Default)]
 struct Histogram {
+    bounds: &'static [u64],
     /// The last is for what is above all bounds.
-    buckets: [Count; BOUNDS.len() + 1],
+    buckets: Box<[Count]>,
     nanoseconds: Count,
 }
 
+impl Default for Histogram {
+    fn default() -> Self {
+        Self::new(&BOUNDS)
+    }
+}
+
 impl Histogram {
+    fn new(bounds: &'static [u64]) -> Self {
+        let buckets = (0..=bounds.len()).map(|_| Count::default()).collect();
+        Self { bounds, buckets, nanoseconds: Count::default() }
+    }
+
     fn observe(&self, time: Duration, times: u64) {
         let micros = time.as_nanos().div_ceil(1000);
-        let at = BOUNDS.partition_point(|bound| u128::from(*bound) < micros);
+        let at = self.bounds.partition_point(|bound| u128::from(*bound) < micros);
         self.buckets[at].add(times);
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.nanoseconds.add(nanoseconds.saturating_mul(times));
@@ -122,7 +153,6 @@ impl Histogram {
 }
 
 /// The counters of one worker.
-#[derive(Default)]
 #[repr(align(128))]
 pub struct Local {
     elements: [[[Count; 4]; 2]; 3],
@@ -132,6 +162,24 @@ pub struct Local {
     requests: [Count; 2],
     delivery: [[Histogram; 2]; 3],
     waits: Histogram,
+    undelivered: [Count; 3],
+    silence: [Histogram; 3],
+}
+
+impl Default for Local {
+    fn default() -> Self {
+        Self {
+            elements: Default::default(),
+            payload: Default::default(),
+            wire: Default::default(),
+            connections: Default::default(),
+            requests: Default::default(),
+            delivery: Default::default(),
+            waits: Histogram::default(),
+            undelivered: Default::default(),
+            silence: [(); 3].map(|()| Histogram::new(&SLOW_BOUNDS)),
+        }
+    }
 }
 
 impl fmt::Debug for Local {
@@ -171,6 +219,18 @@ impl Local {
     /// A payload waited so long for a BOSH request to answer.
     pub(crate) fn waited(&self, time: Duration) {
         self.waits.observe(time, 1);
+    }
+
+    /// Elements for a client that were given up at its end.
+    pub(crate) fn undelivered(&self, transport: Transport, elements: u32) {
+        if elements > 0 {
+            self.undelivered[transport as usize].add(u64::from(elements));
+        }
+    }
+
+    /// A client was noticed to be lost so long after the last sign of it.
+    pub(crate) fn lost(&self, transport: Transport, silence: Duration) {
+        self.silence[transport as usize].observe(silence, 1);
     }
 
     /// Bytes of client connections: read, and written.
@@ -246,7 +306,19 @@ const WAITS: Family = (
     &[],
 );
 
-const FAMILIES: [Family; 7] = [ELEMENTS, PAYLOAD, WIRE, CONNECTIONS, REQUESTS, DELIVERY, WAITS];
+const UNDELIVERED: Family = (
+    "bosphorus_undelivered_total",
+    "Elements for clients that were given up at the end of their session",
+    &["transport"],
+);
+const SILENCE: Family = (
+    "bosphorus_client_silence_seconds",
+    "Time from the last byte of a client that was lost until that was noticed",
+    &["transport"],
+);
+
+const FAMILIES: [Family; 9] =
+    [ELEMENTS, PAYLOAD, WIRE, CONNECTIONS, REQUESTS, DELIVERY, WAITS, UNDELIVERED, SILENCE];
 
 impl Locals {
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
@@ -281,7 +353,14 @@ impl Collector for Locals {
         let mut elements = Vec::new();
         let mut payload = Vec::new();
         let mut delivery = Vec::new();
+        let mut undelivered = Vec::new();
+        let mut silence = Vec::new();
         for transport in Transport::ALL {
+            let (label, t) = ([("transport", transport.label())], transport as usize);
+            undelivered.push(counter(&label, sum(&|local| &local.undelivered[t])));
+            silence.push(histogram(&label, &SLOW_BOUNDS, |count| {
+                sum(&|local| count(&local.silence[t]))
+            }));
             for direction in Direction::ALL {
                 let labels = [("transport", transport.label()), ("direction", direction.label())];
                 let (t, d) = (transport as usize, direction as usize);
@@ -290,8 +369,9 @@ impl Collector for Locals {
                     elements.push(counter(&labels, sum(&|local| &local.elements[t][d][kind])));
                 }
                 payload.push(counter(&labels, sum(&|local| &local.payload[t][d])));
-                delivery
-                    .push(histogram(&labels, |count| sum(&|local| count(&local.delivery[t][d]))));
+                delivery.push(histogram(&labels, &BOUNDS, |count| {
+                    sum(&|local| count(&local.delivery[t][d]))
+                }));
             }
         }
         let mut wire = Vec::new();
@@ -315,7 +395,7 @@ impl Collector for Locals {
             counter(&Carried::Bosh.labels(), sum(&|local| &local.requests[0])),
             counter(&Carried::BoshOverH2.labels(), sum(&|local| &local.requests[1])),
         ];
-        let waits = vec![histogram(&[], |count| sum(&|local| count(&local.waits)))];
+        let waits = vec![histogram(&[], &BOUNDS, |count| sum(&|local| count(&local.waits)))];
         let counters = MetricType::COUNTER;
         vec![
             family(ELEMENTS, counters, elements),
@@ -325,6 +405,8 @@ impl Collector for Locals {
             family(REQUESTS, counters, requests),
             family(DELIVERY, MetricType::HISTOGRAM, delivery),
             family(WAITS, MetricType::HISTOGRAM, waits),
+            family(UNDELIVERED, counters, undelivered),
+            family(SILENCE, MetricType::HISTOGRAM, silence),
         ]
     }
 }
@@ -362,18 +444,19 @@ fn counter(labels: &[(&str, &str)], count: u64) -> Metric {
 /// `sum` adds up what it is shown of each worker's histogram.
 fn histogram(
     labels: &[(&str, &str)],
+    bounds: &[u64],
     sum: impl Fn(&dyn Fn(&Histogram) -> &Count) -> u64,
 ) -> Metric {
     let mut total = 0;
-    let mut buckets = Vec::with_capacity(BOUNDS.len());
-    for (at, bound) in BOUNDS.into_iter().enumerate() {
+    let mut buckets = Vec::with_capacity(bounds.len());
+    for (at, bound) in bounds.iter().enumerate() {
         total += sum(&|histogram| &histogram.buckets[at]);
         let mut bucket = Bucket::default();
-        bucket.set_upper_bound(bound as f64 / 1e6);
+        bucket.set_upper_bound(*bound as f64 / 1e6);
         bucket.set_cumulative_count(total);
         buckets.push(bucket);
     }
-    total += sum(&|histogram| &histogram.buckets[BOUNDS.len()]);
+    total += sum(&|histogram| &histogram.buckets[bounds.len()]);
     let mut whole = HistogramSample::default();
     whole.set_bucket(buckets);
     whole.set_sample_count(total);

@@ -249,6 +249,12 @@ impl Fault {
         }
     }
 
+    /// Whether it means that the client is not there any more, and did not say so.
+    #[must_use]
+    pub fn is_loss(self) -> bool {
+        matches!(self, Self::ClientLost | Self::ClientSilent | Self::ClientStalled | Self::Inactive)
+    }
+
     /// The one word for this end: metric label, log field and recorder.
     #[must_use]
     pub fn label(self) -> &'static str {

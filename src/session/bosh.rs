@@ -102,6 +102,8 @@ struct Run<M: Driven> {
     link: ServerLink,
     /// What the server's socket has not taken whole.
     delivering: Delivery,
+    /// When the last request came; `None` once the client is known to be lost.
+    heard: Option<Instant>,
     sleep: Pin<Box<Sleep>>,
     span: Span,
     /// The timer knows whom to wake.
@@ -147,6 +149,7 @@ impl<M: Driven> Run<M> {
             next: FIRST.0 + 1,
             link: ServerLink::new(Client { id, ..client }, origin),
             delivering: Delivery::default(),
+            heard: Some(now),
             sleep: Box::pin(tokio::time::sleep_until(at.into())),
             span,
             armed: false,
@@ -221,6 +224,7 @@ impl<M: Driven> Run<M> {
                 Ok(body) => Event::Request { id, body },
                 Err(Unreadable { rid, fault, .. }) => Event::Unreadable { id, rid, fault },
             };
+            self.heard = self.heard.map(|_| received);
             let before = out.forwarded.len();
             self.machine.handle(event, out, now);
             // It may have waited in the mailbox; those that it has brought along have not.
@@ -323,6 +327,7 @@ impl<M: Driven> Run<M> {
         if tally.failures > 0 {
             self.permit.iter().for_each(|permit| permit.failed(tally.failures, clock()));
         }
+        self.worker.local.undelivered(Transport::Bosh, counts.undelivered);
         self.worker.shared.metrics.bosh.count(&counts);
     }
 
@@ -438,6 +443,11 @@ impl<M: Driven> Future for Run<M> {
             }
         }
         this.count(&mut buffers.bosh);
+        if this.machine.ended().is_some_and(Fault::is_loss)
+            && let Some(heard) = this.heard.take()
+        {
+            this.worker.local.lost(Transport::Bosh, now.saturating_duration_since(heard));
+        }
         buffers.trim();
         drop(buffers);
         if this.machine.is_authenticated() {

@@ -26,16 +26,20 @@ pub(crate) enum Taken {
 
 impl Delivery {
     /// After a write: `fresh` are elements that were written now for the first time, with the time
-    /// at which they were read. Those that have arrived are shown to `observe`.
+    /// at which they were read. Those that have arrived are shown to `observe`; the number of those
+    /// that never will is returned.
     pub(crate) fn settle(
         &mut self,
         fresh: impl Iterator<Item = (Instant, u32)>,
         taken: Taken,
         mut observe: impl FnMut(Duration, u32),
-    ) {
+    ) -> u32 {
         let fresh = fresh.filter(|(_, elements)| *elements > 0);
         match taken {
-            Taken::Nothing => *self = Self::default(),
+            Taken::Nothing => {
+                let before = std::mem::take(self).elements;
+                return fresh.fold(before, |sum, (_, elements)| sum.saturating_add(elements));
+            }
             Taken::Some => {
                 for (read, elements) in fresh {
                     self.since = Some(self.since.map_or(read, |since| since.min(read)));
@@ -51,6 +55,7 @@ impl Delivery {
                 }
             }
         }
+        0
     }
 }
 
@@ -65,9 +70,12 @@ mod tests {
         let mut delivery = Delivery::default();
         let mut seen = Vec::new();
         let mut settle = |fresh: &[(Instant, u32)], taken| {
-            delivery.settle(fresh.iter().copied(), taken, |time, elements| {
+            let lost = delivery.settle(fresh.iter().copied(), taken, |time, elements| {
                 seen.push((time.as_secs(), elements));
             });
+            if lost > 0 {
+                seen.push((u64::MAX, lost));
+            }
             std::mem::take(&mut seen)
         };
         assert_eq!(settle(&[(read, 0)], Taken::All), []);
@@ -76,7 +84,7 @@ mod tests {
         assert_eq!(settle(&[(read, 2)], Taken::Some), []);
         assert_eq!(settle(&[(clock(), 4)], Taken::All), [(5, 3), (0, 4)]);
         assert_eq!(settle(&[(read, 2)], Taken::Some), []);
-        assert_eq!(settle(&[(read, 2)], Taken::Nothing), []);
+        assert_eq!(settle(&[(read, 3)], Taken::Nothing), [(u64::MAX, 5)]);
         assert_eq!(settle(&[], Taken::All), []);
     }
 }

@@ -45,6 +45,8 @@ pub struct Run {
     /// What the server's socket, and the client's, has not taken whole.
     delivering: [Delivery; 2],
     meter: Rc<Meter>,
+    /// When the last byte of the client came; `None` once it is known to be lost.
+    heard: Option<Instant>,
     /// Input the machine had no room for, or that came before it wanted any.
     held_client: Vec<u8>,
     sleep: Pin<Box<Sleep>>,
@@ -89,6 +91,7 @@ impl Run {
             to_client: Pending::default(),
             delivering: Default::default(),
             meter,
+            heard: Some(now),
             held_client: early,
             sleep: Box::pin(tokio::time::sleep_until(at.into())),
             span,
@@ -155,6 +158,7 @@ impl Run {
                     true
                 }
                 Poll::Ready(Ok(n)) => {
+                    self.heard = self.heard.map(|_| now);
                     self.held_client.extend_from_slice(&buffers.read[..n]);
                     true
                 }
@@ -179,6 +183,7 @@ impl Run {
                 true
             }
             Poll::Ready(Ok(n)) => {
+                self.heard = self.heard.map(|_| now);
                 let mut input = &mut buffers.read[..n];
                 self.machine.from_client(&mut buffers.scratch, &mut input, &mut buffers.out, now);
                 if !input.is_empty() {
@@ -312,6 +317,16 @@ impl Run {
         .min()
     }
 
+    /// Counts how long it took to notice, once the client is known to be lost.
+    fn notice_loss(&mut self, now: Instant) {
+        if let (Some(transport), true) =
+            (self.transport, self.machine.ended().is_some_and(Fault::is_loss))
+            && let Some(heard) = self.heard.take()
+        {
+            self.worker.local.lost(transport, now.saturating_duration_since(heard));
+        }
+    }
+
     /// The number of elements that passed to the server, and to the client.
     fn count(&self, buffers: &mut Buffers) -> [u32; 2] {
         let tally = std::mem::take(&mut buffers.out.tally);
@@ -336,9 +351,13 @@ impl Run {
             (server_delivery, to_server, self.link.taken(), Direction::ToServer),
             (client_delivery, to_client, client, Direction::ToClient),
         ] {
-            delivery.settle([(now, passed)].into_iter(), taken, |time, elements| {
+            let fresh = [(now, passed)].into_iter();
+            let lost = delivery.settle(fresh, taken, |time, elements| {
                 local.delivered(transport, direction, time, elements);
             });
+            if direction == Direction::ToClient {
+                local.undelivered(transport, lost);
+            }
         }
     }
 }
@@ -407,6 +426,7 @@ impl Future for Run {
         buffers.trim();
         drop(buffers);
         this.meter.count();
+        this.notice_loss(now);
         if this.machine.is_authenticated() {
             this.permit.authenticated();
         }
