@@ -7,6 +7,7 @@
 //! `upstream::ConnectFault`, which is logged where it happens).
 
 use super::bosh::Condition;
+use super::ns;
 use super::xml::Violation;
 
 /// Who is to blame for the end of a session.
@@ -136,6 +137,8 @@ pub enum Fault {
     ServerStalled,
     /// This process is shutting down.
     Drain,
+    /// An operator has ended the session through the admin listener.
+    AdminKick,
     /// This process broke a rule of its own.
     Bug,
 }
@@ -145,13 +148,39 @@ pub enum Fault {
 pub struct StreamError {
     /// The defined condition (RFC 6120 §4.9.3).
     pub condition: &'static str,
+    /// [`Fault::label`]: what the client shows is what the operator searches for.
+    pub reason: &'static str,
     /// A sentence for people; needs no escaping.
     pub text: &'static str,
 }
 
+impl StreamError {
+    /// Writes it (RFC 6120 §4.9.2) as a document of its own (WS-16): the condition, and the reason
+    /// with its sentence as the text.
+    pub fn write(self, out: &mut Vec<u8>) {
+        for part in [
+            "<stream:error xmlns:stream=\"",
+            ns::STREAMS,
+            "\"><",
+            self.condition,
+            " xmlns=\"",
+            ns::STREAM_ERRORS,
+            "\"/><text xmlns=\"",
+            ns::STREAM_ERRORS,
+            "\" xml:lang=\"en\">",
+            self.reason,
+            ": ",
+            self.text,
+            "</text></stream:error>",
+        ] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+}
+
 impl Fault {
     /// Every fault, for tables and tests.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::Closed,
         Self::ServerClosed,
         Self::ServerError,
@@ -194,6 +223,7 @@ impl Fault {
         Self::ServerSecurityLayer,
         Self::ServerStalled,
         Self::Drain,
+        Self::AdminKick,
         Self::Bug,
     ];
 
@@ -241,11 +271,12 @@ impl Fault {
             | Self::ServerBadXml
             | Self::ServerSecurityLayer
             | Self::ServerStalled => Blame::Server,
-            Self::Drain | Self::Bug => Blame::Gateway,
+            Self::Drain | Self::AdminKick | Self::Bug => Blame::Gateway,
         }
     }
 
-    /// The one word for this end: metric label, log field and recorder.
+    /// The one word for this end: metric label, log field, recorder, and first in the text of a
+    /// stream error.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -291,6 +322,7 @@ impl Fault {
             Self::ServerSecurityLayer => "server_security_layer",
             Self::ServerStalled => "server_stalled",
             Self::Drain => "drain",
+            Self::AdminKick => "admin_kick",
             Self::Bug => "bug",
         }
     }
@@ -348,9 +380,10 @@ impl Fault {
             }
             Self::ServerBadXml => ("internal-server-error", "the XMPP server sent broken XML"),
             Self::Drain => ("system-shutdown", "the gateway is shutting down"),
+            Self::AdminKick => ("policy-violation", "an operator has ended the session"),
             Self::Bug => ("internal-server-error", "the gateway failed"),
         };
-        Some(StreamError { condition, text })
+        Some(StreamError { condition, reason: self.label(), text })
     }
 
     /// The terminal binding condition a BOSH client is told (XEP-0124 §17.2); `None` where the end
@@ -390,7 +423,8 @@ impl Fault {
             | Self::Repeated
             | Self::ReplayFull
             | Self::EarlyData => Condition::PolicyViolation,
-            Self::ServerError => Condition::RemoteStreamError,
+            // What is told of a kick is a stream error, too: see `bosh::ending`.
+            Self::ServerError | Self::AdminKick => Condition::RemoteStreamError,
             Self::ServerUnreachable
             | Self::ServerLost
             | Self::ServerBadXml
@@ -447,7 +481,8 @@ impl Fault {
             | Self::ServerLost
             | Self::ServerBadXml
             | Self::ServerSecurityLayer
-            | Self::ServerStalled => 1000,
+            | Self::ServerStalled
+            | Self::AdminKick => 1000,
         }
     }
 
@@ -491,7 +526,8 @@ impl Fault {
             | Self::ReplayFull
             | Self::EarlyData
             | Self::Inactive
-            | Self::Drain => Level::Info,
+            | Self::Drain
+            | Self::AdminKick => Level::Info,
             Self::ServerUnreachable
             | Self::ServerLost
             | Self::ServerBadXml

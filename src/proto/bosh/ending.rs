@@ -169,6 +169,18 @@ impl Core {
         }
     }
 
+    /// An operator wants the session to end. The client is told by a stream error as if it were the
+    /// server's (XB-14), which has room for the reason; the stream ends for the server as well.
+    pub(super) fn kick(&mut self, out: &mut Out, now: Instant) {
+        if self.is_open() {
+            let fault = Fault::AdminKick;
+            if let Some(error) = fault.stream_error() {
+                self.queue.push(Kind::StreamError, |bytes| error.write(bytes));
+            }
+            self.fail(fault, None, out, now);
+        }
+    }
+
     /// Answers every request that waits (BOSH-76); false if none does.
     fn tell_end(&mut self, fault: Fault, culprit: Option<(u64, RequestId)>, out: &mut Out) -> bool {
         let condition = fault.condition();

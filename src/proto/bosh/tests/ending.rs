@@ -246,6 +246,31 @@ fn a_drain_is_told() {
     }
 }
 
+/// An operator's kick is told by a stream error behind what was said before it, to a request that
+/// waits or to the next one.
+#[test]
+fn a_kick_is_told() {
+    for held in [true, false] {
+        let mut rig = Rig::bound();
+        if held {
+            rig.ask(101, body(101));
+            rig.feed(&message("x"));
+        }
+        let mut got = rig.handle(Event::Kick);
+        if !held {
+            assert!(got.is_empty());
+            got = rig.ask(101, body(101));
+        }
+        let text = &got[0].body;
+        assert!(text.contains("condition='remote-stream-error'"), "{text}");
+        assert_eq!(text.contains(&message("x")), held, "{text}");
+        assert!(text.contains("<policy-violation") && text.contains(">admin_kick: "), "{text}");
+        assert_eq!(rig.upstream(), FOOTER);
+        assert_eq!(rig.session.ended(), Some(Fault::AdminKick));
+        assert!(rig.handle(Event::Kick).is_empty());
+    }
+}
+
 /// BOSH-77: an end that nobody could be told of waits for the next request, once.
 #[test]
 fn a_condition_waits_for_the_next_request() {
