@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::{error, info, warn};
 
 use super::{Gateway, Load, convert, live, notify, raise_file_limit};
-use crate::config::{Config, Listen, Tls};
+use crate::config::{Admin, Config, Listen, Tls};
 use crate::http::Live;
 use crate::http::tls::Loaded;
 use crate::metrics::Metrics;
@@ -68,6 +68,8 @@ impl Gateway {
         }
         self.sessions.limit(limits.sessions);
         self.sessions.addresses().limit(convert::addresses(&config));
+        self.recorder.set(convert::recorder(&config));
+        self.access.replace(convert::token(&config));
         note(&self.metrics, &live);
         self.current.replace(live);
         if let (Some(tls), Some(certificates)) = (&self.tls, certificates) {
@@ -98,7 +100,8 @@ fn in_force(old: &Config, new: Config) -> Config {
     if is_left_without_certificates(&old.tls, &tls) {
         tls = old.tls.clone();
     }
-    Config { listen, tls, admin: old.admin.clone(), log: old.log.clone(), ..new }
+    let admin = Admin { address: old.admin.address, ..new.admin };
+    Config { listen, tls, admin, log: old.log.clone(), ..new }
 }
 
 /// A listener that is there has to show something until it can go.
@@ -121,7 +124,7 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("listen.max_connections", was.max_connections != is.max_connections),
         ("listen.keep_alive", was.keep_alive != is.keep_alive),
         ("listen.head_timeout", was.head_timeout != is.head_timeout),
-        ("admin.address", old.admin != new.admin),
+        ("admin.address", old.admin.address != new.admin.address),
         ("log.format", old.log.format != new.log.format),
         ("log.filter", old.log.filter != new.log.filter),
     ]

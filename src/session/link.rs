@@ -13,6 +13,8 @@ use tokio::io::{AsyncRead, ReadBuf};
 use tracing::{Span, debug, warn};
 
 use super::pending::Pending;
+use super::recorder::event::{ConnectFailure, What, in_millis};
+use super::recorder::record::Recording;
 use super::timer::clock;
 use super::worker::{Live, Worker};
 use crate::proto::stream::ServerSide;
@@ -111,7 +113,7 @@ impl ServerLink {
         &mut self,
         machine: &mut M,
         worker: &Worker,
-        span: &Span,
+        (span, recording): (&Span, &Recording),
         out: &mut M::Out,
         now: Instant,
         cx: &mut Context<'_>,
@@ -128,12 +130,16 @@ impl ServerLink {
         match result {
             Ok(established) => {
                 metrics.upstream_connect("ok");
+                let (ms, secure) = (in_millis(took), established.secure);
+                recording.note(What::ServerConnected { ms, secure }, now);
                 machine.connected(&established, out, now);
                 self.server = Server::Open(established.io);
                 self.held = established.unread;
             }
             Err(fault) => {
                 metrics.upstream_connect(fault.label());
+                let (ms, why) = (in_millis(took), ConnectFailure::of(fault.label()));
+                recording.note(What::ServerFailed { ms, why }, now);
                 self.server = Server::None;
                 span.in_scope(|| {
                     let reason = fault.label();

@@ -18,12 +18,14 @@ use tracing::{Span, debug};
 
 use super::link::{Machine, ServerLink, read_some};
 use super::pending::Pending;
+use super::recorder::event::{Side, What};
+use super::recorder::record::Recording;
 use super::timer::{arm, clock};
 use super::worker::{Buffers, Live, Permit, READ_CHUNK, Worker};
 use crate::io::Io;
 use crate::metrics::{Transport, Upgrade};
 use crate::proto::fault::Fault;
-use crate::proto::stream::ServerSide;
+use crate::proto::stream::{ServerSide, Stage};
 use crate::proto::ws::Framing;
 use crate::proto::ws::session::{ClientSide, Loss, Out, Session};
 use crate::proto::xml::Scratch;
@@ -54,6 +56,10 @@ pub struct Run {
     closed: bool,
     drained: bool,
     registered: bool,
+    /// The recording says why it ends.
+    ending: bool,
+    stage: Stage,
+    recording: Recording,
     id: u64,
     opened: Instant,
     permit: Permit,
@@ -76,6 +82,8 @@ impl Run {
         let id = who.id;
         let machine = Session::new(Arc::clone(&live.settings), id, now);
         let at = machine.deadline().unwrap_or(now);
+        let recording = worker.record(&who, None, now);
+        recording.note(What::Connected, now);
         Self {
             machine,
             client: Some(client),
@@ -90,6 +98,9 @@ impl Run {
             closed: false,
             drained: false,
             registered: false,
+            ending: false,
+            stage: Stage::default(),
+            recording,
             id,
             opened: now,
             worker,
@@ -104,14 +115,14 @@ impl Run {
             self.machine.redirect();
         }
         let mut progress = self.read_client(buffers, now, cx);
-        self.open_stream();
+        self.open_stream(now);
         progress |= self.poll_connect(buffers, now, cx);
         // Counted before it is written: whoever has received a stanza finds it in the metrics.
-        self.count(buffers);
+        self.count(buffers, now);
         progress |= self.write_both(buffers, now, cx);
         progress |= self.read_server(buffers, now, cx);
         self.machine_tick(buffers, now);
-        self.count(buffers);
+        self.count(buffers, now);
         progress |= self.write_both(buffers, now, cx);
         progress
     }
@@ -145,6 +156,7 @@ impl Run {
                     true
                 }
                 Poll::Ready(Ok(n)) => {
+                    self.recording.client_heard(now);
                     self.held_client.extend_from_slice(&buffers.read[..n]);
                     true
                 }
@@ -169,6 +181,7 @@ impl Run {
                 true
             }
             Poll::Ready(Ok(n)) => {
+                self.recording.client_heard(now);
                 let mut input = &mut buffers.read[..n];
                 self.machine.from_client(&mut buffers.scratch, &mut input, &mut buffers.out, now);
                 if !input.is_empty() {
@@ -182,7 +195,7 @@ impl Run {
     // ---- the server ----------------------------------------------------------------------
 
     /// Starts the connection the client's `<open/>` asked for.
-    fn open_stream(&mut self) {
+    fn open_stream(&mut self, now: Instant) {
         if self.transport.is_none()
             && let Some(framing) = self.machine.framing()
         {
@@ -194,21 +207,28 @@ impl Run {
             metrics.opened.inc();
             metrics.sessions.inc();
             self.span.record("transport", transport.label());
+            self.recording.transport(transport);
             self.transport = Some(transport);
         }
         let Some(request) = self.machine.take_request() else { return };
         self.span.record("domain", request.domain.as_str());
+        self.recording.opening(&request.domain, now);
         self.link.open(request, &self.live);
     }
 
     fn poll_connect(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
-        let Self { link, machine, worker, span, .. } = self;
-        link.poll_connect(machine, worker, span, &mut buffers.out, now, cx)
+        let Self { link, machine, worker, span, recording, .. } = self;
+        link.poll_connect(machine, worker, (span, recording), &mut buffers.out, now, cx)
     }
 
     fn read_server(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
         let Buffers { read, scratch, out, .. } = buffers;
-        self.to_client.is_empty() && self.link.read(&mut self.machine, read, scratch, out, now, cx)
+        let has_read = self.to_client.is_empty()
+            && self.link.read(&mut self.machine, read, scratch, out, now, cx);
+        if has_read {
+            self.recording.server_heard(now);
+        }
+        has_read
     }
 
     // ---- writing, time, the end ------------------------------------------------------------
@@ -219,7 +239,11 @@ impl Run {
         let (server_waits, client_waits) = (self.link.is_waiting(), !self.to_client.is_empty());
         self.link.write(&mut buffers.out.server, self.machine.server(), now, cx);
         self.write_client(buffers, now, cx);
-        server_waits && !self.link.is_waiting() || client_waits && self.to_client.is_empty()
+        let (server_waited, client_waited) = (server_waits, client_waits);
+        let (server_waits, client_waits) = (self.link.is_waiting(), !self.to_client.is_empty());
+        self.recording.waits(Side::Server, server_waited, server_waits, now);
+        self.recording.waits(Side::Client, client_waited, client_waits, now);
+        server_waited && !server_waits || client_waited && !client_waits
     }
 
     fn write_client(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) {
@@ -258,6 +282,9 @@ impl Run {
         if self.turn_to_end().is_some_and(|at| at <= now) {
             self.drained = true;
             self.machine.drain(&mut buffers.out, now);
+        }
+        if self.worker.is_kicked(self.id) {
+            self.machine.kick(&mut buffers.out, now);
         }
         if self.client_waits() {
             self.machine.client_not_read(now);
@@ -301,11 +328,30 @@ impl Run {
         .min()
     }
 
-    fn count(&self, buffers: &mut Buffers) {
+    fn count(&self, buffers: &mut Buffers, now: Instant) {
         let tally = std::mem::take(&mut buffers.out.tally);
         self.worker.shared.count(self.transport, &tally);
+        self.recording.count(&tally, now);
         if tally.failures > 0 {
             self.permit.failed(tally.failures, clock());
+        }
+    }
+
+    /// Records how far the session has come.
+    fn follow(&mut self, now: Instant) {
+        if let Some(jid) = self.machine.take_jid() {
+            self.recording.jid(jid);
+        }
+        let stage = self.machine.stage();
+        if stage != self.stage {
+            self.stage = stage;
+            self.recording.stage(stage, now);
+        }
+        if !self.ending
+            && let Some(fault) = self.machine.ended()
+        {
+            self.ending = true;
+            self.recording.ends(fault, now);
         }
     }
 }
@@ -355,7 +401,7 @@ impl Future for Run {
         let this = self.get_mut();
         if !this.registered {
             this.registered = true;
-            this.worker.register(this.id, cx.waker().clone());
+            this.worker.register(this.id, cx.waker().clone(), this.recording.clone());
         }
         let now = clock();
         let worker = Rc::clone(&this.worker);
@@ -371,6 +417,7 @@ impl Future for Run {
         }
         buffers.trim();
         drop(buffers);
+        this.follow(now);
         if this.machine.is_authenticated() {
             this.permit.authenticated();
         }
@@ -385,7 +432,6 @@ impl Future for Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        self.worker.unregister(self.id);
         let now = clock();
         let fault = if std::thread::panicking() { Some(Fault::Bug) } else { self.machine.ended() };
         match (self.transport, fault) {
@@ -401,5 +447,8 @@ impl Drop for Run {
                 self.span.in_scope(|| debug!(reason, seconds, "session_never_opened"));
             }
         }
+        let fault = fault.unwrap_or(Fault::Drain);
+        self.worker.archive(self.id, &mut self.recording, fault, now);
+        self.worker.unregister(self.id);
     }
 }
