@@ -129,8 +129,8 @@ fn unknown_keys_are_refused_wherever_they_are() {
     assert_eq!(
         faults("[drain]\ntimeout = \"5s\"\n\n[admin]\nadress = \"\"\n[lisen]\nx = 1\n[log.deep]\n"),
         [
-            "(text):5: admin.adress: unknown key, expected `address`",
-            "(text):6: lisen: unknown key, expected one of `default_domain`, `listen`, `tls`, `admin`, `ws`, \
+            "(text):5: admin.adress: unknown key, expected `address` or `token_file`",
+            "(text):6: lisen: unknown key, expected one of `default_domain`, `listen`, `tls`, `admin`, `recorder`, `ws`, \
              `bosh`, `limits`, `upstream`, `domains`, `sasl`, `drain`, `log`",
             "(text):8: log.deep: unknown key, expected `format` or `filter`",
         ]
@@ -149,7 +149,7 @@ fn unknown_keys_are_refused_wherever_they_are() {
             &["--domain=example.org"]
         ),
         [
-            "BOSPHORUS__: \"\": unknown key, expected one of `default_domain`, `listen`, `tls`, `admin`, `ws`, \
+            "BOSPHORUS__: \"\": unknown key, expected one of `default_domain`, `listen`, `tls`, `admin`, `recorder`, `ws`, \
              `bosh`, `limits`, `upstream`, `domains`, `sasl`, `drain`, `log`",
             "BOSPHORUS__LOG: log: expected a table, found string \"x\"",
             "BOSPHORUS__LOG__LEVEL: log.level: unknown key, expected `format` or `filter`",
