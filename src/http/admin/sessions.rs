@@ -23,7 +23,7 @@ const LIMIT_MAX: usize = 1000;
 
 /// `GET /sessions`: the newest ones that fit.
 pub(super) async fn all(request: HttpRequest, admin: web::Data<Admin>) -> HttpResponse {
-    if let Err(refusal) = admit(&request, &admin, &[Method::GET]) {
+    if let Some(refusal) = refusal(&request, &admin, &[Method::GET]) {
         return refusal;
     }
     let asked = match web::Query::<Asked>::from_query(request.query_string()) {
@@ -51,7 +51,7 @@ pub(super) async fn one(
     admin: web::Data<Admin>,
     path: web::Path<String>,
 ) -> HttpResponse {
-    if let Err(refusal) = admit(&request, &admin, &[Method::GET, Method::DELETE]) {
+    if let Some(refusal) = refusal(&request, &admin, &[Method::GET, Method::DELETE]) {
         return refusal;
     }
     const UNKNOWN: &str = "no session of this number is known";
@@ -79,26 +79,26 @@ pub(super) async fn one(
     }
 }
 
-/// Whether the request is answered at all.
-fn admit(request: &HttpRequest, admin: &Admin, methods: &[Method]) -> Result<(), HttpResponse> {
+/// What the request gets instead of an answer, if it is not to have one.
+fn refusal(request: &HttpRequest, admin: &Admin, methods: &[Method]) -> Option<HttpResponse> {
     if let Err(denied) = admin.access.judge(request.headers(), admin.is_loopback) {
         let status = match denied {
             Denied::Token => StatusCode::UNAUTHORIZED,
             Denied::NoToken | Denied::Page | Denied::Host => StatusCode::FORBIDDEN,
         };
-        return Err(error(status, denied.text()));
+        return Some(error(status, denied.text()));
     }
     if !methods.contains(request.method()) {
         let allow: Vec<_> = methods.iter().map(Method::as_str).collect();
         let mut response = response(StatusCode::METHOD_NOT_ALLOWED);
         response.insert_header((header::ALLOW, allow.join(", ")));
-        return Err(body(response, &Refused { error: "this method is not for this path" }));
+        return Some(body(response, &Refused { error: "this method is not for this path" }));
     }
     if admin.recorder.events() == 0 {
         let text = "nothing is recorded: recorder.events is 0";
-        return Err(error(StatusCode::NOT_FOUND, text));
+        return Some(error(StatusCode::NOT_FOUND, text));
     }
-    Ok(())
+    None
 }
 
 /// The query of `/sessions`.

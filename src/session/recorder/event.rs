@@ -197,6 +197,9 @@ impl ConnectFailure {
     }
 }
 
+/// Room for events that is made first.
+const FIRST: usize = 6;
+
 /// The last events of a session, as many as it may keep.
 #[derive(Clone, Debug, Default)]
 pub struct Ring {
@@ -218,7 +221,8 @@ impl Ring {
         if self.events.len() < self.limit as usize {
             if self.events.len() == self.events.capacity() {
                 // Most sessions that are idle have fewer than this.
-                let more = self.events.len().max(8).min(self.limit as usize - self.events.len());
+                let more =
+                    self.events.len().max(FIRST).min(self.limit as usize - self.events.len());
                 self.events.reserve_exact(more);
             }
             self.events.push(event);
@@ -285,7 +289,7 @@ mod tests {
     fn a_ring_grows_as_it_has_to() {
         let mut ring = Ring::new(32);
         assert_eq!(ring.events.capacity(), 0);
-        for (count, capacity) in [(1, 8), (8, 8), (9, 16), (17, 32), (100, 32)] {
+        for (count, capacity) in [(1, 6), (6, 6), (7, 12), (13, 24), (25, 32), (100, 32)] {
             while ring.iter().count() + (ring.overwritten() as usize) < count {
                 ring.push(Event { at: 0, what: What::Created });
             }

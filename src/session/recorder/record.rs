@@ -52,8 +52,8 @@ pub struct Record {
     /// BOSH: the rid it began with.
     pub first_rid: u64,
     opened: Instant,
-    /// Since when bytes wait for either side.
-    waiting: [Option<u32>; 2],
+    /// Since when bytes wait for either side, if they do.
+    waiting: [u32; 2],
 }
 
 /// What passed in one direction.
@@ -115,7 +115,7 @@ impl Record {
             events: Ring::new(events),
             first_rid: 0,
             opened: now,
-            waiting: [None; 2],
+            waiting: [0; 2],
         }
     }
 
@@ -320,10 +320,11 @@ impl Recording {
             let at = millis(record.opened, now);
             let since = &mut record.waiting[side as usize];
             if waits {
-                *since = Some(at);
-            } else if let Some(ms) = since.take().map(|since| at - since)
-                && ms >= STALL
-            {
+                *since = at;
+                return;
+            }
+            let ms = at.saturating_sub(*since);
+            if ms >= STALL {
                 record.note(What::Stalled { side, ms }, now);
             }
         });
@@ -455,6 +456,12 @@ mod tests {
         }
         assert_eq!(Recording::none().rid(first), None);
         assert!(recording.finish(Fault::Closed, now).is_some());
+    }
+
+    /// What each session has of it in memory, its events and names not among it.
+    #[test]
+    fn a_record_is_small() {
+        assert!(size_of::<Record>() <= 224, "{} bytes", size_of::<Record>());
     }
 
     /// Only a peer that lets bytes wait for long has stalled.
