@@ -563,6 +563,24 @@ mod tests {
     fn labels_are_distinct() {
         let labels: HashSet<_> = Fault::ALL.iter().map(|fault| fault.label()).collect();
         assert_eq!(labels.len(), Fault::ALL.len());
+        // It stands in attributes and texts as it is.
+        assert!(
+            labels
+                .iter()
+                .all(|label| label.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric()))
+        );
+    }
+
+    /// What a client is told begins with the word that the operator has.
+    #[test]
+    fn stream_errors_begin_with_the_label() {
+        for fault in Fault::ALL {
+            let Some(error) = fault.stream_error() else { continue };
+            let mut out = Vec::new();
+            error.write(&mut out);
+            let text = String::from_utf8(out).unwrap();
+            assert!(text.contains(&format!(">{}: {}</text>", fault.label(), error.text)), "{text}");
+        }
     }
 
     /// BOSH-70: too high, too old, unknown and badly keyed all look alike; BOSH-71, BOSH-72.

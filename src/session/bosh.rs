@@ -38,7 +38,7 @@ use crate::upstream::{Client, Established, OpenRequest};
 
 /// The request that creates a session.
 const FIRST: RequestId = RequestId(0);
-/// Its rid, which is as far as can be from none.
+/// Its rid, which is the first: [`Recording::rid`] of it.
 const FIRST_RID: Rid = Some(std::num::NonZeroU32::MIN);
 
 /// Makes the session that `body` asks for on behalf of `client` (its `id` is given here) and starts

@@ -16,7 +16,7 @@ pub struct Event {
 
 const _: () = assert!(size_of::<Event>() == 16, "a session keeps dozens");
 
-/// How far a rid is from the session's first; `None` if that is too far to be one of its own.
+/// One more than a rid is behind the session's first; `None` if it cannot be one of its own.
 pub type Rid = Option<std::num::NonZeroU32>;
 
 /// What happened. Sizes and numbers, never what was said.

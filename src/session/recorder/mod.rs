@@ -128,16 +128,19 @@ impl Recorder {
     /// Forgets in time what was kept long enough; to be run beside everything else.
     pub async fn watch(self: Arc<Self>) {
         loop {
-            let pause = (self.keep() / 4).clamp(Duration::from_millis(100), TIDY);
+            let pause = (self.keep() / 4).clamp(Duration::from_secs(1), TIDY);
             tokio::time::sleep(pause).await;
             self.tidy(clock());
         }
     }
 
     fn tidy(&self, now: Instant) {
-        let events = self.events();
-        let ended = if events == 0 { 0 } else { self.ended.load(Ordering::Relaxed) };
-        lock(&self.archive).tidy(ended, self.keep(), now);
+        lock(&self.archive).tidy(self.most(), self.keep(), now);
+    }
+
+    /// How many that have ended may be known.
+    fn most(&self) -> usize {
+        if self.events() == 0 { 0 } else { self.ended.load(Ordering::Relaxed) }
     }
 
     /// Keeps the record of a session that has ended.
@@ -146,7 +149,7 @@ impl Recorder {
         let place =
             if record.stage.authenticated { &mut archive.users } else { &mut archive.strangers };
         place.push_back((now, record));
-        archive.tidy(self.ended.load(Ordering::Relaxed), self.keep(), now);
+        archive.tidy(self.most(), self.keep(), now);
     }
 
     /// A worker begins: what it is asked comes out of the receiver.
@@ -179,7 +182,7 @@ impl Recorder {
         // Afterwards, so that none is missed that ended meanwhile; it may be there twice then.
         let now = clock();
         let mut archive = lock(&self.archive);
-        archive.tidy(self.ended.load(Ordering::Relaxed), self.keep(), now);
+        archive.tidy(self.most(), self.keep(), now);
         for record in archive.records().filter(|record| filter.fits(record)) {
             let before = all.records.len();
             all.records.retain(|known| known.id != record.id);
@@ -198,7 +201,7 @@ impl Recorder {
         let live = answers.into_iter().flatten().next();
         let ended = || {
             let mut archive = lock(&self.archive);
-            archive.tidy(self.ended.load(Ordering::Relaxed), self.keep(), clock());
+            archive.tidy(self.most(), self.keep(), clock());
             archive.records().find(|record| record.id == id).cloned()
         };
         (live.or_else(ended), partial)
@@ -346,6 +349,8 @@ mod tests {
         assert_eq!(ids(&recorder), [29, 107, 108, 109]);
         recorder.set(Settings { events: 0, keep: KEEP, ended: 4 });
         assert!(ids(&recorder).is_empty(), "nothing is recorded any more");
+        end(&recorder, 30, true, now);
+        assert!(ids(&recorder).is_empty(), "nor of what began before");
     }
 
     #[test]

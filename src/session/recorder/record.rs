@@ -135,7 +135,7 @@ impl Record {
         self.over.unwrap_or_else(|| millis(self.opened, now))
     }
 
-    /// The rid that is so far from the first one.
+    /// The rid that is told in this way.
     #[must_use]
     pub fn rid(&self, rid: Rid) -> Option<u64> {
         rid.map(|rid| self.first_rid + u64::from(rid.get()) - 1)
@@ -275,7 +275,7 @@ impl Recording {
         });
     }
 
-    /// How far a rid is from the first.
+    /// This rid as events tell it.
     pub(crate) fn rid(&self, rid: u64) -> Rid {
         self.look(|record| {
             let far = rid.checked_sub(record.first_rid)?.checked_add(1)?;
@@ -357,12 +357,17 @@ impl Recording {
         self.write(|record| record.ends(fault, now));
     }
 
-    /// The session is over, and so is the recording, which no other hand may have any more.
+    /// The session is over, for that reason, and so is the recording, which no other hand may have
+    /// any more.
     pub(crate) fn finish(&mut self, fault: Fault, now: Instant) -> Option<Record> {
         let record = Rc::into_inner(self.0.take()?);
         debug_assert!(record.is_some(), "somebody else writes, too");
         let mut record = record?.into_inner();
-        record.ends(fault, now);
+        if record.fault != Some(fault) {
+            // What the log and the metrics say, which is another thing where a task panicked.
+            record.fault = None;
+            record.ends(fault, now);
+        }
         record.over = Some(millis(record.opened, now));
         record.events.shrink();
         Some(record)
@@ -427,7 +432,8 @@ mod tests {
         recording.client_heard(after(100));
         recording.ends(Fault::Inactive, after(350));
         assert_eq!(recording.look(Record::state), Some(State::Ending));
-        let record = recording.finish(Fault::Bug, after(500)).unwrap();
+        recording.ends(Fault::Closed, after(400));
+        let record = recording.finish(Fault::Inactive, after(500)).unwrap();
         assert_eq!((record.state(), record.over), (State::Ended, Some(500)));
         assert_eq!(record.lasted(after(9000)), 500);
         let ending = What::Ending { fault: Fault::Inactive, silent: 250 };
@@ -435,6 +441,11 @@ mod tests {
         assert_eq!(events, [Event { at: 0, what: What::Created }, Event { at: 350, what: ending }]);
         assert!(recording.finish(Fault::Bug, after(501)).is_none());
         assert_eq!(recording.look(|_| ()), None, "nothing is written any more");
+
+        let mut recording = Recording::new(self::record(now));
+        recording.ends(Fault::Inactive, now);
+        let record = recording.finish(Fault::Bug, now).unwrap();
+        assert_eq!(record.fault, Some(Fault::Bug), "a panic has the last word");
     }
 
     /// Rids are told as they were sent, as far as they can be the session's.
