@@ -237,7 +237,7 @@ impl<'a> Session<'a> {
             to_server: record.to_server.into(),
             to_client: record.to_client.into(),
             client_heard: seconds(record.client_heard),
-            server_heard: record.server_heard.map(seconds),
+            server_heard: record.server_heard.map(|ms| seconds(ms.get())),
             events_before: with_events.then(|| record.events.overwritten()),
             events: with_events
                 .then(|| record.events.iter().map(|event| Told::of(event, record)).collect()),

@@ -204,29 +204,29 @@ const FIRST: usize = 6;
 #[derive(Clone, Debug, Default)]
 pub struct Ring {
     events: Vec<Event>,
-    limit: u32,
+    limit: u16,
     /// Where the oldest is once there are as many as may be.
-    oldest: u32,
+    oldest: u16,
     overwritten: u32,
 }
 
 impl Ring {
     /// Keeps the last `limit` events.
     pub(crate) fn new(limit: usize) -> Self {
-        Self { limit: u32::try_from(limit).unwrap_or(u32::MAX), ..Self::default() }
+        Self { limit: u16::try_from(limit).unwrap_or(u16::MAX), ..Self::default() }
     }
 
     /// Adds one in the place of the oldest, if there is no other place.
     pub(crate) fn push(&mut self, event: Event) {
-        if self.events.len() < self.limit as usize {
+        let limit = usize::from(self.limit);
+        if self.events.len() < limit {
             if self.events.len() == self.events.capacity() {
                 // Most sessions that are idle have fewer than this.
-                let more =
-                    self.events.len().max(FIRST).min(self.limit as usize - self.events.len());
+                let more = self.events.len().max(FIRST).min(limit - self.events.len());
                 self.events.reserve_exact(more);
             }
             self.events.push(event);
-        } else if let Some(oldest) = self.events.get_mut(self.oldest as usize) {
+        } else if let Some(oldest) = self.events.get_mut(usize::from(self.oldest)) {
             *oldest = event;
             self.oldest = (self.oldest + 1) % self.limit;
             self.overwritten = self.overwritten.saturating_add(1);
@@ -235,7 +235,7 @@ impl Ring {
 
     /// The events, oldest first.
     pub fn iter(&self) -> impl Iterator<Item = &Event> {
-        let (newer, older) = self.events.split_at(self.oldest as usize);
+        let (newer, older) = self.events.split_at(usize::from(self.oldest));
         older.iter().chain(newer)
     }
 
