@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use anyhow::{Context, ensure};
 use serde_json::Value;
-use tokio::time::sleep;
 
 use common::bosh::{CREATION, Session};
 use common::client::{Client, Endpoint, Transport};
@@ -598,7 +597,11 @@ fn what_is_kept_is_bounded() -> Result {
         for _ in 0..30 {
             Socket::connect(&gateway.ws_url()).await?.cut()?;
         }
-        sleep(Duration::from_millis(200)).await;
+        eventually("their ends", async || {
+            let sample = "bosphorus_upgrades_total{outcome=\"never_opened\"}";
+            (gateway.metric(sample).ok()? >= 60.0).then_some(())
+        })
+        .await?;
         let ended = list(gateway, "?state=ended&limit=1000").await?;
         let users = ended.iter().filter(|it| it["authenticated"] == true).count();
         ensure!(users == 1 && ended.len() <= 10, "strangers push users out: {ended:?}");
