@@ -26,7 +26,7 @@ use tracing::{debug, info, warn};
 use self::signals::{Signal, Signals};
 use self::sockets::{Bound, Listener, Sockets};
 use crate::config::{Config, ConfigError};
-use crate::http::admin::Admin;
+use crate::http::admin::{Access, Admin};
 use crate::http::door::Door;
 use crate::http::guard::Guarded;
 use crate::http::tls::{self, Tls};
@@ -36,6 +36,7 @@ use crate::io::Io;
 use crate::metrics::Metrics;
 use crate::proto::ws;
 use crate::session::addresses::Addresses;
+use crate::session::recorder::Recorder;
 use crate::session::registry::Registry;
 use crate::session::timer::clock;
 use crate::session::worker::{self, Drain, Sessions, Shared, Worker};
@@ -91,6 +92,9 @@ struct Gateway {
     metrics: Arc<Metrics>,
     /// The BOSH sessions, and what the dead ones of them have still to say.
     registry: Arc<Registry>,
+    recorder: Arc<Recorder>,
+    /// Who may ask about sessions.
+    access: Arc<Access>,
     /// The certificates, where there is a listener with TLS.
     tls: Option<Arc<Tls>>,
     /// What a reload replaces.
@@ -116,12 +120,13 @@ impl Gateway {
                 Registry::new(config.limits.sessions).context("drawing the tag of this process")?,
             ),
             sessions: Arc::clone(&sessions),
+            recorder: Arc::new(Recorder::new(convert::recorder(&config))),
         };
+        actix_rt::spawn(Arc::clone(&shared.recorder).watch());
         let current = Arc::new(Current::new(live));
+        let access = Arc::new(Access::new(convert::token(&config)));
         let admin = match sockets.admin {
-            Some(listener) => {
-                Some(start_admin(listener, Arc::clone(&metrics), Arc::clone(&sessions))?)
-            }
+            Some(listener) => Some(start_admin(listener, &shared, &access)?),
             None => None,
         };
         let tls = match sockets.secure.is_empty() {
@@ -135,8 +140,20 @@ impl Gateway {
         let secure = sockets.secure.into_iter().map(|listener| (listener, tls.clone()));
         let listeners = plain.chain(secure).collect();
         let public = start_public(&config, listeners, &shared, &current, extra)?;
-        let registry = shared.registry;
-        Ok(Self { public, admin, sessions, metrics, registry, tls, current, health, config })
+        let Shared { registry, recorder, .. } = shared;
+        Ok(Self {
+            public,
+            admin,
+            sessions,
+            metrics,
+            registry,
+            recorder,
+            access,
+            tls,
+            current,
+            health,
+            config,
+        })
     }
 
     /// Serves until a signal, then drains. A second signal ends the draining. SIGHUP reloads the
@@ -432,11 +449,18 @@ impl Public {
 
 fn start_admin(
     listener: TcpListener,
-    metrics: Arc<Metrics>,
-    sessions: Arc<Sessions>,
+    shared: &Shared,
+    access: &Arc<Access>,
 ) -> anyhow::Result<Running> {
-    info!(address = %listener.local_addr().context("naming a listener")?, "admin listening");
-    let admin = Admin { metrics, sessions };
+    let address = listener.local_addr().context("naming a listener")?;
+    info!(%address, "admin listening");
+    let admin = Admin {
+        metrics: Arc::clone(&shared.metrics),
+        sessions: Arc::clone(&shared.sessions),
+        recorder: Arc::clone(&shared.recorder),
+        access: Arc::clone(access),
+        is_loopback: address.ip().is_loopback(),
+    };
     let server =
         HttpServer::new(move || App::new().configure(http::admin::configure(admin.clone())))
             .workers(1)
@@ -457,7 +481,7 @@ mod convert {
     use crate::proto::seam::FeatureRules;
     use crate::proto::stream::Served;
     use crate::proto::{bosh, frame, handshake, xml};
-    use crate::session::addresses;
+    use crate::session::{addresses, recorder};
     use crate::upstream;
 
     pub(super) fn handshake(config: &Config) -> handshake::Settings {
@@ -581,6 +605,16 @@ mod convert {
             requests: limits.requests_per_second,
             auth_failures: limits.auth_failures_per_minute,
         }
+    }
+
+    pub(super) fn recorder(config: &Config) -> recorder::Settings {
+        let config::Recorder { events, keep, ended } = config.recorder;
+        recorder::Settings { events, keep, ended }
+    }
+
+    /// The hash of the token that has to be shown.
+    pub(super) fn token(config: &Config) -> Option<[u8; 32]> {
+        config.admin.token.map(|token| *token.hash())
     }
 
     pub(super) fn face(config: &Config, trust: Arc<http::caller::Trust>) -> http::bosh::Settings {

@@ -76,6 +76,12 @@
 //! nothing that has begun notices. SIGTERM is told to the sessions as a [`session::worker::Drain`],
 //! from which each knows its own turn to end.
 //!
+//! # Why a session ended
+//!
+//! One enum says it, [`proto::fault`], and its word is in the client's error, the log, the metrics and
+//! the record of the session ([`session::recorder`]): events of sixteen bytes in a ring that belongs to
+//! the session's thread, which the admin listener asks for ([`http::admin`]).
+//!
 //! # Memory
 //!
 //! The idle session is the unit of cost. A connection that stays in actix's HTTP dispatcher keeps

@@ -129,8 +129,8 @@ fn unknown_keys_are_refused_wherever_they_are() {
     assert_eq!(
         faults("[drain]\ntimeout = \"5s\"\n\n[admin]\nadress = \"\"\n[lisen]\nx = 1\n[log.deep]\n"),
         [
-            "(text):5: admin.adress: unknown key, expected `address`",
-            "(text):6: lisen: unknown key, expected one of `default_domain`, `listen`, `tls`, `admin`, `ws`, \
+            "(text):5: admin.adress: unknown key, expected `address` or `token_file`",
+            "(text):6: lisen: unknown key, expected one of `default_domain`, `listen`, `tls`, `admin`, `recorder`, `ws`, \
              `bosh`, `limits`, `upstream`, `domains`, `sasl`, `discovery`, `drain`, `log`",
             "(text):8: log.deep: unknown key, expected `format` or `filter`",
         ]
@@ -147,7 +147,7 @@ fn unknown_keys_are_refused_wherever_they_are() {
             &["--domain=example.org"]
         ),
         [
-            "BOSPHORUS__: \"\": unknown key, expected one of `default_domain`, `listen`, `tls`, `admin`, `ws`, \
+            "BOSPHORUS__: \"\": unknown key, expected one of `default_domain`, `listen`, `tls`, `admin`, `recorder`, `ws`, \
              `bosh`, `limits`, `upstream`, `domains`, `sasl`, `discovery`, `drain`, `log`",
             "BOSPHORUS__LOG: log: expected a table, found string \"x\"",
             "BOSPHORUS__LOG__LEVEL: log.level: unknown key, expected `format` or `filter`",
@@ -775,6 +775,37 @@ servers = ["127.0.0.1:5222", "[::1]", "unix:/run/x", "xmpps://192.0.2.1"]
     );
 }
 
+/// What has to be shown at the admin listener is in a file, and nowhere else.
+#[test]
+fn the_admin_token_is_checked() {
+    let dir = Dir::new("token");
+    dir.write("good", "0123456789abcdef\n");
+    let load = |name: &str| {
+        let text = format!("[admin]\ntoken_file = \"{name}\"\n{DOMAIN}");
+        serve(Some(&dir.write("b.toml", &text)), &[], &[])
+    };
+    let token = load("good").unwrap().admin.token;
+    assert_eq!(token, Some(Token::of(b"0123456789abcdef")));
+    assert_eq!(format!("{token:?}"), "Some(Token(…))");
+    for bad in ["", "too short", "with a blank in it", "0123456789abcdef\n0123456789abcdef"] {
+        dir.write("bad", bad);
+        let faults = lines(load("bad"));
+        assert!(
+            faults[0].contains("b.toml:2: admin.token_file: expected a file with"),
+            "{faults:?}"
+        );
+        assert!(bad.is_empty() || !faults[0].contains(bad), "{faults:?}");
+    }
+    assert!(lines(load("none"))[0].contains("admin.token_file: expected a readable file"));
+    assert_eq!(
+        faults(&format!("[recorder]\nevents = 1001\nkeep = \"2h\"\nended = 100001\n{DOMAIN}")),
+        [
+            "(text):2: recorder.events: expected 0 to 1000, found 1001",
+            "(text):4: recorder.ended: expected 0 to 100000, found 100001",
+        ]
+    );
+}
+
 /// CSWSH: what a browser sends is compared as browsers write it.
 #[test]
 fn origins_are_compared_as_browsers_write_them() {
@@ -876,6 +907,7 @@ fn the_default_file_is_the_defaults() {
 
     let without_default = [
         "default_domain",
+        "token_file",
         "ca_file",
         "client_certificate",
         "client_key",
@@ -884,7 +916,7 @@ fn the_default_file_is_the_defaults() {
     ];
     let mut sections = known_keys("");
     sections.retain(|key| key != "domains" && key != "default_domain");
-    assert_eq!(sections.len(), 11);
+    assert_eq!(sections.len(), 12);
     let lines: Vec<&str> = DEFAULTS.lines().collect();
     for (section, keys) in sections
         .iter()

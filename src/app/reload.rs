@@ -9,7 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use tracing::{error, info, warn};
 
 use super::{Gateway, Load, convert, live, notify, raise_file_limit};
-use crate::config::{Config, Listen, Tls, Upstream};
+use crate::config::{Admin, Config, Listen, Tls, Upstream};
 use crate::http::Live;
 use crate::http::tls::Loaded;
 use crate::metrics::Metrics;
@@ -69,6 +69,8 @@ impl Gateway {
         self.sessions.limit(limits.sessions);
         self.registry.limit(limits.sessions);
         self.sessions.addresses().limit(convert::addresses(&config));
+        self.recorder.set(convert::recorder(&config));
+        self.access.replace(convert::token(&config));
         note(&self.metrics, &live);
         self.current.replace(live);
         if let (Some(tls), Some(certificates)) = (&self.tls, certificates) {
@@ -101,7 +103,8 @@ fn in_force(old: &Config, new: Config) -> Config {
     }
     // Half of it, towards clients, cannot be changed, and all of a key is in force or nothing.
     let upstream = Upstream { close_grace: old.upstream.close_grace, ..new.upstream };
-    Config { listen, tls, upstream, admin: old.admin.clone(), log: old.log.clone(), ..new }
+    let admin = Admin { address: old.admin.address, ..new.admin };
+    Config { listen, tls, upstream, admin, log: old.log.clone(), ..new }
 }
 
 /// A listener that is there has to show something until it can go.
@@ -126,7 +129,7 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("listen.keep_alive", was.keep_alive != is.keep_alive),
         ("listen.head_timeout", was.head_timeout != is.head_timeout),
         ("upstream.close_grace", old.upstream.close_grace != new.upstream.close_grace),
-        ("admin.address", old.admin != new.admin),
+        ("admin.address", old.admin.address != new.admin.address),
         ("log.format", old.log.format != new.log.format),
         ("log.filter", old.log.filter != new.log.filter),
     ]

@@ -4,6 +4,7 @@
 //! dangerous, or pointless, becomes a warning.
 
 mod addresses;
+mod admin;
 mod bosh;
 mod discovery;
 mod drain;
@@ -120,6 +121,7 @@ impl Checker<'_> {
             listen,
             tls,
             admin,
+            recorder: self.recorder(&raw.recorder),
             ws,
             bosh,
             limits,
@@ -182,7 +184,7 @@ impl Checker<'_> {
     fn admin(&mut self, raw: &raw::Admin, listen: &Listen) -> Admin {
         let path = &["admin", "address"];
         if raw.address.is_empty() {
-            return Admin { address: None };
+            return Admin { address: None, token: None };
         }
         let address = self.socket_address(path, &raw.address);
         if let Some(address) = address {
@@ -197,7 +199,7 @@ impl Checker<'_> {
                 );
             }
         }
-        Admin { address }
+        Admin { address, token: self.token(raw) }
     }
 
     fn ws(&mut self, raw: &raw::Ws) -> Ws {

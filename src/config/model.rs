@@ -10,6 +10,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use sha2::{Digest as _, Sha256};
 
 use crate::proto::domain::Domain;
 
@@ -22,8 +23,10 @@ pub struct Config {
     pub listen: Listen,
     /// `[tls]`: TLS towards clients.
     pub tls: Tls,
-    /// `[admin]`: metrics and health, on a socket of their own.
+    /// `[admin]`: metrics, health and sessions, on a socket of their own.
     pub admin: Admin,
+    /// `[recorder]`: what is remembered of each session.
+    pub recorder: Recorder,
     /// `[ws]`: the WebSocket transport.
     pub ws: Ws,
     /// `[bosh]`: the HTTP transport of XEP-0124 and XEP-0206.
@@ -174,11 +177,48 @@ pub struct ServerIdentity {
     pub key: PathBuf,
 }
 
-/// `[admin]`: metrics, health and readiness.
+/// `[admin]`: metrics, health, readiness and sessions.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
     /// `None` switches the listener off.
     pub address: Option<SocketAddr>,
+    /// What has to be shown by who asks about sessions; without it only loopback may ask.
+    pub token: Option<Token>,
+}
+
+/// The token of `admin.token_file`, as a hash: the configuration is no place for a secret.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Token([u8; 32]);
+
+impl Token {
+    /// Of these bytes.
+    #[must_use]
+    pub fn of(bytes: &[u8]) -> Self {
+        Self(Sha256::digest(bytes).into())
+    }
+
+    /// SHA-256 of it.
+    #[must_use]
+    pub fn hash(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Token {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Token(…)")
+    }
+}
+
+/// `[recorder]`: why sessions were ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recorder {
+    /// Events that a session keeps; with 0 nothing is recorded.
+    pub events: usize,
+    /// How long a session is remembered after its end.
+    pub keep: Duration,
+    /// How many that have ended are remembered at most.
+    pub ended: usize,
 }
 
 /// `[ws]`: the WebSocket transport.

@@ -21,6 +21,7 @@ pub(super) struct Raw {
     pub(super) listen: Listen,
     pub(super) tls: Tls,
     pub(super) admin: Admin,
+    pub(super) recorder: Recorder,
     pub(super) ws: Ws,
     pub(super) bosh: Bosh,
     pub(super) limits: Limits,
@@ -99,11 +100,26 @@ pub(super) struct Certificate {
 #[serde(deny_unknown_fields, default, expecting = "a table")]
 pub(super) struct Admin {
     pub(super) address: String,
+    pub(super) token_file: Option<String>,
 }
 
 impl Default for Admin {
     fn default() -> Self {
-        Self { address: "127.0.0.1:9280".to_owned() }
+        Self { address: "127.0.0.1:9280".to_owned(), token_file: None }
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Recorder {
+    pub(super) events: Count,
+    pub(super) keep: Span,
+    pub(super) ended: Count,
+}
+
+impl Default for Recorder {
+    fn default() -> Self {
+        Self { events: Count(32), keep: seconds(300), ended: Count(1000) }
     }
 }
 

@@ -1,10 +1,19 @@
-//! The admin listener: `/metrics`, `/health`, `/ready`. Its own port, loopback by default (SEC-23).
+//! The admin listener: `/metrics`, `/health`, `/ready`, and the sessions. Its own port, loopback by
+//! default (SEC-23).
+//!
+//! Who may ask about sessions, and end them, is judged by [`access`]; what they are told is written
+//! by [`sessions`].
+
+mod access;
+mod sessions;
 
 use std::sync::Arc;
 
 use actix_web::{HttpResponse, web};
 
+pub use self::access::Access;
 use crate::metrics::Metrics;
+use crate::session::recorder::Recorder;
 use crate::session::worker::Sessions;
 
 /// What the admin listener answers from.
@@ -14,6 +23,12 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// The sessions, for readiness.
     pub sessions: Arc<Sessions>,
+    /// What happened to each of them.
+    pub recorder: Arc<Recorder>,
+    /// Who may ask about that.
+    pub access: Arc<Access>,
+    /// The listener's address is loopback.
+    pub is_loopback: bool,
 }
 
 /// Registers the admin routes with actix's `App`.
@@ -22,7 +37,9 @@ pub fn configure(admin: Admin) -> impl FnOnce(&mut web::ServiceConfig) {
         app.app_data(web::Data::new(admin))
             .route("/metrics", web::get().to(metrics))
             .route("/health", web::get().to(health))
-            .route("/ready", web::get().to(ready));
+            .route("/ready", web::get().to(ready))
+            .service(web::resource("/sessions").to(sessions::all))
+            .service(web::resource("/sessions/{id}").to(sessions::one));
     }
 }
 

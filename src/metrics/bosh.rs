@@ -80,16 +80,16 @@ impl Refusal {
 }
 
 /// In the order of [`Why`].
-const WHYS: [&str; 9] = [
-    "created",
-    "payload",
-    "wait_elapsed",
-    "hold_exceeded",
-    "pause",
-    "replay",
-    "report",
-    "recoverable",
-    "terminate",
+const WHYS: [Why; 9] = [
+    Why::Created,
+    Why::Payload,
+    Why::WaitElapsed,
+    Why::HoldExceeded,
+    Why::Pause,
+    Why::Replay,
+    Why::Report,
+    Why::Recoverable,
+    Why::Terminate,
 ];
 
 /// In the order of [`Condition`], and last an end without one.
@@ -162,7 +162,7 @@ impl BoshMetrics {
                 "bosphorus_bosh_requests_total",
                 "Requests that sessions took in the order of their rid",
             )?,
-            responses: WHYS.map(|why| responses.with_label_values(&[why])),
+            responses: WHYS.map(|why| responses.with_label_values(&[why.label()])),
             terminations: CONDITIONS.map(|condition| terminations.with_label_values(&[condition])),
             repeats: counter("bosphorus_bosh_repeats_total", "Requests whose rid had come before")?,
             overactive: counter(

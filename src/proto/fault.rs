@@ -7,6 +7,7 @@
 //! `upstream::ConnectFault`, which is logged where it happens).
 
 use super::bosh::Condition;
+use super::ns;
 use super::xml::Violation;
 
 /// Who is to blame for the end of a session.
@@ -138,6 +139,8 @@ pub enum Fault {
     ServerStalled,
     /// This process is shutting down.
     Drain,
+    /// An operator has ended the session through the admin listener.
+    AdminKick,
     /// This process broke a rule of its own.
     Bug,
 }
@@ -147,13 +150,39 @@ pub enum Fault {
 pub struct StreamError {
     /// The defined condition (RFC 6120 §4.9.3).
     pub condition: &'static str,
+    /// [`Fault::label`]: what the client shows is what the operator searches for.
+    pub reason: &'static str,
     /// A sentence for people; needs no escaping.
     pub text: &'static str,
 }
 
+impl StreamError {
+    /// Writes it (RFC 6120 §4.9.2) as a document of its own (WS-16): the condition, and the reason
+    /// with its sentence as the text.
+    pub fn write(self, out: &mut Vec<u8>) {
+        for part in [
+            "<stream:error xmlns:stream=\"",
+            ns::STREAMS,
+            "\"><",
+            self.condition,
+            " xmlns=\"",
+            ns::STREAM_ERRORS,
+            "\"/><text xmlns=\"",
+            ns::STREAM_ERRORS,
+            "\" xml:lang=\"en\">",
+            self.reason,
+            ": ",
+            self.text,
+            "</text></stream:error>",
+        ] {
+            out.extend_from_slice(part.as_bytes());
+        }
+    }
+}
+
 impl Fault {
     /// Every fault, for tables and tests.
-    pub const ALL: [Self; 44] = [
+    pub const ALL: [Self; 45] = [
         Self::Closed,
         Self::ServerClosed,
         Self::ServerError,
@@ -197,6 +226,7 @@ impl Fault {
         Self::ServerSecurityLayer,
         Self::ServerStalled,
         Self::Drain,
+        Self::AdminKick,
         Self::Bug,
     ];
 
@@ -245,7 +275,7 @@ impl Fault {
             | Self::ServerBadXml
             | Self::ServerSecurityLayer
             | Self::ServerStalled => Blame::Server,
-            Self::Drain | Self::Bug => Blame::Gateway,
+            Self::Drain | Self::AdminKick | Self::Bug => Blame::Gateway,
         }
     }
 
@@ -255,7 +285,8 @@ impl Fault {
         matches!(self, Self::ClientLost | Self::ClientSilent | Self::ClientStalled | Self::Inactive)
     }
 
-    /// The one word for this end: metric label, log field and recorder.
+    /// The one word for this end: metric label, log field, recorder, and first in the text of a
+    /// stream error.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
@@ -302,6 +333,7 @@ impl Fault {
             Self::ServerSecurityLayer => "server_security_layer",
             Self::ServerStalled => "server_stalled",
             Self::Drain => "drain",
+            Self::AdminKick => "admin_kick",
             Self::Bug => "bug",
         }
     }
@@ -362,9 +394,10 @@ impl Fault {
             }
             Self::ServerBadXml => ("internal-server-error", "the XMPP server sent broken XML"),
             Self::Drain => ("system-shutdown", "the gateway is shutting down"),
+            Self::AdminKick => ("policy-violation", "an operator has ended the session"),
             Self::Bug => ("internal-server-error", "the gateway failed"),
         };
-        Some(StreamError { condition, text })
+        Some(StreamError { condition, reason: self.label(), text })
     }
 
     /// The terminal binding condition a BOSH client is told (XEP-0124 §17.2); `None` where the end
@@ -405,7 +438,8 @@ impl Fault {
             | Self::ReplayFull
             | Self::EarlyData
             | Self::ForeignOrigin => Condition::PolicyViolation,
-            Self::ServerError => Condition::RemoteStreamError,
+            // What is told of a kick is a stream error, too: see `bosh::ending`.
+            Self::ServerError | Self::AdminKick => Condition::RemoteStreamError,
             Self::ServerUnreachable
             | Self::ServerLost
             | Self::ServerBadXml
@@ -463,7 +497,8 @@ impl Fault {
             | Self::ServerLost
             | Self::ServerBadXml
             | Self::ServerSecurityLayer
-            | Self::ServerStalled => 1000,
+            | Self::ServerStalled
+            | Self::AdminKick => 1000,
         }
     }
 
@@ -508,7 +543,8 @@ impl Fault {
             | Self::ReplayFull
             | Self::EarlyData
             | Self::Inactive
-            | Self::Drain => Level::Info,
+            | Self::Drain
+            | Self::AdminKick => Level::Info,
             Self::ServerUnreachable
             | Self::ServerLost
             | Self::ServerBadXml
@@ -544,6 +580,24 @@ mod tests {
     fn labels_are_distinct() {
         let labels: HashSet<_> = Fault::ALL.iter().map(|fault| fault.label()).collect();
         assert_eq!(labels.len(), Fault::ALL.len());
+        // It stands in attributes and texts as it is.
+        assert!(
+            labels
+                .iter()
+                .all(|label| label.bytes().all(|b| b == b'_' || b.is_ascii_alphanumeric()))
+        );
+    }
+
+    /// What a client is told begins with the word that the operator has.
+    #[test]
+    fn stream_errors_begin_with_the_label() {
+        for fault in Fault::ALL {
+            let Some(error) = fault.stream_error() else { continue };
+            let mut out = Vec::new();
+            error.write(&mut out);
+            let text = String::from_utf8(out).unwrap();
+            assert!(text.contains(&format!(">{}: {}</text>", fault.label(), error.text)), "{text}");
+        }
     }
 
     /// BOSH-70: too high, too old, unknown and badly keyed all look alike; BOSH-71, BOSH-72.

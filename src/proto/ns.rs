@@ -46,5 +46,7 @@ pub const XBOSH: &str = "urn:xmpp:xbosh";
 pub const XML: &str = "http://www.w3.org/XML/1998/namespace";
 /// Namespaces in XML 1.0 section 3: what the prefix `xmlns` is bound to.
 pub const XMLNS: &str = "http://www.w3.org/2000/xmlns/";
+/// Ours: the attribute `reason` of the BOSH `<body/>` that ends a session.
+pub const REASON: &str = "urn:bosphorus:reason";
 /// Ours (UP-36): what a prefix is bound to that the server forwarded without its declaration.
 pub const UNDECLARED: &str = "urn:bosphorus:undeclared";

@@ -111,6 +111,22 @@ pub enum ServerSide {
     Gone,
 }
 
+/// How far a stream has come, for whoever looks on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Stage {
+    /// The server accepted the client's credentials.
+    pub authenticated: bool,
+    /// A resource is bound.
+    pub bound: bool,
+    /// The client uses XEP-0198.
+    pub managed: bool,
+    /// It resumed an older stream.
+    pub resumed: bool,
+}
+
+/// A JID can be no longer (RFC 7622 §3.1).
+const JID_BYTES: usize = 3071;
+
 /// How far a stream has come, by what the server said; a client can claim nothing.
 #[derive(Debug, Default)]
 pub(crate) struct Phase {
@@ -128,6 +144,12 @@ pub(crate) struct Phase {
     pub(crate) settled: bool,
     /// Upstream goes over TLS (UP-05).
     pub(crate) secure: bool,
+    /// It is an older stream's that was resumed.
+    resumed: bool,
+    /// What the server calls the client, until somebody takes it.
+    pub(crate) jid: Option<Box<str>>,
+    /// The server has bound a resource without naming it: the next stanza will.
+    jid_due: bool,
     binding: Option<Binding>,
     /// The `id` of a login without SASL (XEP-0078), until it is answered.
     login: Option<Box<str>>,
@@ -207,6 +229,9 @@ impl Phase {
 
     /// An element of the server goes to the client (UP-23, SM-02).
     pub(crate) fn server_sent(&mut self, element: &Element<'_>, kind: Kind, tally: &mut Tally) {
+        if self.jid_due && kind.is_stanza() {
+            self.addressed(element);
+        }
         if self.bound && self.authenticated && self.sm {
             return;
         }
@@ -232,7 +257,7 @@ impl Phase {
             (Kind::Sm, "enabled") => self.sm = true,
             (Kind::Sm, "resumed") => {
                 self.sm = true;
-                self.bound = true;
+                self.resumed();
             }
             (Kind::Iq, _) if !self.bound => {
                 if element.attribute("type").as_deref() != Some("result") {
@@ -243,7 +268,13 @@ impl Phase {
                 let is_login = children.is_empty()
                     && self.login.is_some()
                     && self.login.as_deref() == element.attribute("id").as_deref();
-                if is_login || children.iter().any(|child| child.namespace == ns::BIND) {
+                let is_bind = children.iter().any(|child| child.namespace == ns::BIND);
+                if is_login || is_bind {
+                    self.jid = element.to_dom().ok().and_then(|iq| {
+                        let jid = iq.get_child("bind", ns::BIND)?.get_child("jid", ns::BIND)?;
+                        jid_of(&jid.text())
+                    });
+                    self.jid_due = self.jid.is_none();
                     self.login = None;
                     self.bound = true;
                     // Not every server sends a success.
@@ -254,15 +285,37 @@ impl Phase {
         }
     }
 
+    /// How far it is.
+    pub(crate) fn stage(&self) -> Stage {
+        let Self { authenticated, bound, sm, resumed, .. } = *self;
+        Stage { authenticated, bound, managed: sm, resumed }
+    }
+
+    fn resumed(&mut self) {
+        self.bound = true;
+        self.resumed = true;
+        self.jid_due = true;
+    }
+
+    /// RFC 6120 §8.1.1: what a server delivers is addressed to the client.
+    fn addressed(&mut self, element: &Element<'_>) {
+        if let Some(to) = element.attribute("to") {
+            self.jid = jid_of(&to);
+            self.jid_due = false;
+        }
+    }
+
     fn sasl2(&mut self, success: &minidom::Element) {
         for child in success.children() {
             match (child.name(), child.ns().as_str()) {
-                ("authorization-identifier", ns::SASL2) if child.text().contains('/') => {
-                    self.bound = true;
+                ("authorization-identifier", ns::SASL2) => {
+                    let jid = child.text();
+                    self.bound |= jid.contains('/');
+                    self.jid = jid_of(&jid);
                 }
                 ("resumed", ns::SM3) => {
-                    self.bound = true;
                     self.sm = true;
+                    self.resumed();
                 }
                 ("bound", ns::BIND2 | ns::BIND2_DRAFT) => {
                     self.bound = true;
@@ -274,6 +327,11 @@ impl Phase {
             }
         }
     }
+}
+
+fn jid_of(text: &str) -> Option<Box<str>> {
+    let text = text.trim();
+    (1..=JID_BYTES).contains(&text.len()).then(|| text.into())
 }
 
 /// WS-26, XB-03: absent is 1.0; any minor version of 1 is spoken with.

@@ -22,6 +22,8 @@ use tracing::{Span, debug, error, info_span};
 
 use super::delivery::Delivery;
 use super::link::{Machine, ServerLink};
+use super::recorder::event::{Order, Rid, Side, What};
+use super::recorder::record::Recording;
 use super::registry::{Exchange, Mailbox, Registered};
 use super::run::TURNS;
 use super::timer::{arm, clock};
@@ -31,12 +33,14 @@ use crate::proto::bosh::body::{Body, Unreadable};
 use crate::proto::bosh::session::{Event, Out, Respond, Session};
 use crate::proto::bosh::{Content, Reply, RequestId, response};
 use crate::proto::fault::Fault;
-use crate::proto::stream::ServerSide;
+use crate::proto::stream::{ServerSide, Stage};
 use crate::proto::xml::Scratch;
 use crate::upstream::{Client, Established, OpenRequest};
 
 /// The request that creates a session.
 const FIRST: RequestId = RequestId(0);
+/// Its rid, which is the first: [`Recording::rid`] of it.
+const FIRST_RID: Rid = Some(std::num::NonZeroU32::MIN);
 
 /// Makes the session that `body` asks for on behalf of `client` (its `id` is given here) and starts
 /// its task on this worker; `origin` is that of the page which asks, if one does. The receiver gets the creation response. If the client's connection is
@@ -53,6 +57,7 @@ pub fn create(
     origin: Option<&str>,
 ) -> Result<oneshot::Receiver<Reply>, Reply> {
     let now = clock();
+    let rid = body.rid;
     let shared = &worker.shared;
     let sid = shared.registry.new_sid().map_err(|fault| {
         error!(%fault, "the system gives no random bytes");
@@ -74,6 +79,7 @@ pub fn create(
     let at = (Rc::clone(worker), Arc::clone(live));
     let origin = live.bosh_origins.of_interest(origin);
     let (run, answer) = Run::new(at, machine, (place, mailbox), permit, (client, origin), now);
+    run.recording.created(rid, now);
     actix_rt::spawn(run);
     Ok(answer)
 }
@@ -84,6 +90,8 @@ trait Driven: Machine<Out = Out> + Unpin {
     fn take_request(&mut self) -> Option<Box<OpenRequest>>;
     fn deadline(&self) -> Option<Instant>;
     fn ended(&self) -> Option<Fault>;
+    fn stage(&self) -> Stage;
+    fn take_jid(&mut self) -> Option<Box<str>>;
     fn is_authenticated(&self) -> bool;
     fn is_zombie(&self) -> bool;
     fn is_over(&self) -> bool;
@@ -96,14 +104,14 @@ struct Run<M: Driven> {
     machine: M,
     mailbox: Mailbox,
     /// Requests that are not answered yet, oldest first.
-    open: Vec<(RequestId, oneshot::Sender<Reply>)>,
+    open: Vec<(RequestId, Rid, oneshot::Sender<Reply>)>,
     /// The number of the next request.
     next: u64,
     link: ServerLink,
     /// What the server's socket has not taken whole.
     delivering: Delivery,
-    /// When the last request came; `None` once the client is known to be lost.
-    heard: Option<Instant>,
+    /// When the last request came.
+    heard: Instant,
     sleep: Pin<Box<Sleep>>,
     span: Span,
     /// The timer knows whom to wake.
@@ -112,6 +120,10 @@ struct Run<M: Driven> {
     registered: bool,
     /// Its end was counted and logged.
     accounted: bool,
+    /// The recording says why it ends.
+    ending: bool,
+    stage: Stage,
+    recording: Recording,
     id: u64,
     opened: Instant,
     place: Option<Registered>,
@@ -142,20 +154,25 @@ impl<M: Driven> Run<M> {
         metrics.opened.inc();
         metrics.sessions.inc();
         let at = machine.deadline().unwrap_or(now);
+        let client = Client { id, ..client };
+        let recording = worker.record(&client, Some(Transport::Bosh), now);
         let run = Self {
             machine,
             mailbox,
-            open: vec![(FIRST, reply)],
+            open: vec![(FIRST, FIRST_RID, reply)],
             next: FIRST.0 + 1,
-            link: ServerLink::new(Client { id, ..client }, origin),
+            link: ServerLink::new(client, origin),
             delivering: Delivery::default(),
-            heard: Some(now),
+            heard: now,
             sleep: Box::pin(tokio::time::sleep_until(at.into())),
             span,
             armed: false,
             drained: false,
             registered: false,
             accounted: false,
+            ending: false,
+            stage: Stage::default(),
+            recording,
             id,
             opened: now,
             worker,
@@ -173,13 +190,18 @@ impl<M: Driven> Run<M> {
         let mut progress = self.receive(&mut buffers.bosh, now, cx);
         if let Some(request) = self.machine.take_request() {
             self.span.record("domain", request.domain.as_str());
+            self.recording.opening(&request.domain, now);
             self.link.open(request, &self.live.connector, &self.live.bosh_origins);
         }
-        let Self { link, machine, worker, span, .. } = self;
-        progress |= link.poll_connect(machine, worker, span, &mut buffers.bosh, now, cx);
+        let Self { link, machine, worker, span, recording, .. } = self;
+        let seen = (&*span, &*recording);
+        progress |= link.poll_connect(machine, worker, seen, &mut buffers.bosh, now, cx);
         progress |= self.write(&mut buffers.bosh, now, cx);
         let Buffers { read, scratch, bosh: out, .. } = buffers;
-        progress |= self.link.read(&mut self.machine, read, scratch, out, now, cx);
+        if self.link.read(&mut self.machine, read, scratch, out, now, cx) {
+            self.recording.server_heard(now);
+            progress = true;
+        }
         let wanted = self.machine.wants_server();
         self.tick(out, now);
         // At its end a session reads the server again, even if its queue was full until then.
@@ -192,13 +214,14 @@ impl<M: Driven> Run<M> {
 
     /// Requests whose connection has ended (BOSH-48).
     fn notice_gone(&mut self, out: &mut Out, now: Instant, cx: &mut Context<'_>) {
-        let machine = &mut self.machine;
-        self.open.retain_mut(|(id, reply)| {
+        let Self { machine, recording, .. } = self;
+        self.open.retain_mut(|(id, rid, reply)| {
             let is_gone = reply.poll_closed(cx).is_ready();
             if is_gone {
                 // An answer of this wake-up, perhaps, which then was never given.
                 out.responses.retain(|respond| respond.id != *id);
                 machine.handle(Event::Gone { id: *id }, out, now);
+                recording.note(What::Unanswered { rid: *rid }, now);
             }
             !is_gone
         });
@@ -219,14 +242,18 @@ impl<M: Driven> Run<M> {
             let Exchange { request, received, reply } = *exchange;
             let id = RequestId(self.next);
             self.next += 1;
-            self.open.push((id, reply));
-            let event = match request {
-                Ok(body) => Event::Request { id, body },
-                Err(Unreadable { rid, fault, .. }) => Event::Unreadable { id, rid, fault },
-            };
-            self.heard = self.heard.map(|_| received);
+            self.recording.client_heard(now);
+            self.heard = received;
             let before = out.forwarded.len();
-            self.machine.handle(event, out, now);
+            match request {
+                Ok(body) => self.request(id, body, reply, out, now),
+                Err(Unreadable { rid, fault, .. }) => {
+                    let told = rid.and_then(|rid| self.recording.rid(rid));
+                    self.recording.note(What::Unreadable { rid: told, fault }, now);
+                    self.open.push((id, told, reply));
+                    self.machine.handle(Event::Unreadable { id, rid, fault }, out, now);
+                }
+            }
             // It may have waited in the mailbox; those that it has brought along have not.
             for (arrived, _) in &mut out.forwarded[before..] {
                 if *arrived == now {
@@ -237,10 +264,50 @@ impl<M: Driven> Run<M> {
         some
     }
 
+    /// Hands a request to the machine. What that made of it shows in what it counted.
+    fn request(
+        &mut self,
+        id: RequestId,
+        body: Body,
+        reply: oneshot::Sender<Reply>,
+        out: &mut Out,
+        now: Instant,
+    ) {
+        let rid = self.recording.rid(body.rid);
+        let bytes = u32::try_from(body.payload.bytes.len()).unwrap_or(u32::MAX);
+        let elements = u16::try_from(body.payload.parts.len()).unwrap_or(u16::MAX);
+        let next = match &body {
+            Body { terminate: true, .. } => Order::Terminate,
+            Body { restart: Some(_), .. } => Order::Restart,
+            Body { pause: Some(_), .. } => Order::Pause,
+            _ => Order::Next,
+        };
+        let pause = body.pause.and_then(Result::ok);
+        self.open.push((id, rid, reply));
+        let (requests, repeats) = (out.counts.requests, out.counts.repeats);
+        let had_ended = self.machine.ended().is_some();
+        self.machine.handle(Event::Request { id, body }, out, now);
+        let order = if out.counts.requests > requests {
+            next
+        } else if out.counts.repeats > repeats {
+            Order::Repeat
+        } else if had_ended || self.machine.ended().is_some() {
+            Order::Refused
+        } else {
+            Order::OutOfOrder
+        };
+        self.recording.note(What::Request { rid, bytes, elements, order }, now);
+        if let Some(seconds) = pause.filter(|_| order == Order::Pause) {
+            self.recording.note(What::Pause(seconds), now);
+        }
+    }
+
     /// Lets the machine answer what it can; true if it may take now what it could not before.
     fn answer(&mut self, out: &mut Out, now: Instant, cx: &mut Context<'_>) -> bool {
         let wanted = self.machine.wants_server();
         self.machine.handle(Event::Flush, out, now);
+        // Before the answers that tell it.
+        self.follow(now);
         // Each time around is one open request less.
         while self.respond(out, now) {
             self.machine.handle(Event::Flush, out, now);
@@ -253,15 +320,18 @@ impl<M: Driven> Run<M> {
         let mut untaken = false;
         let mut responses = std::mem::take(&mut out.responses);
         for Respond { id, reply, why } in responses.drain(..) {
-            let Some(at) = self.open.iter().position(|(open, _)| *open == id) else {
+            let Some(at) = self.open.iter().position(|(open, ..)| *open == id) else {
                 debug_assert!(false, "an answer to a request that is not open");
                 continue;
             };
-            let (_, sender) = self.open.remove(at);
+            let (_, rid, sender) = self.open.remove(at);
+            let bytes = u32::try_from(reply.body.len()).unwrap_or(u32::MAX);
             if sender.send(reply).is_ok() {
                 self.worker.shared.metrics.bosh.responded(why);
+                self.recording.note(What::Answer { rid, bytes, why }, now);
             } else {
                 untaken = true;
+                self.recording.note(What::Unanswered { rid }, now);
                 self.machine.handle(Event::Gone { id }, out, now);
             }
         }
@@ -277,9 +347,11 @@ impl<M: Driven> Run<M> {
     /// True if there is room again for requests, which were not looked at meanwhile.
     fn write(&mut self, out: &mut Out, now: Instant, cx: &mut Context<'_>) -> bool {
         // Counted before it is written: whoever has received a stanza finds it in the metrics.
-        self.count(out);
+        self.count(out, now);
         let had_room = self.has_room(out);
+        let waited = self.link.is_waiting();
         self.link.write(&mut out.server, self.machine.server(), now, cx);
+        self.recording.waits(Side::Server, waited, self.link.is_waiting(), now);
         let local = &self.worker.local;
         self.delivering.settle(out.forwarded.drain(..), self.link.taken(), |time, elements| {
             local.delivered(Transport::Bosh, Direction::ToServer, time, elements);
@@ -291,6 +363,9 @@ impl<M: Driven> Run<M> {
         if self.turn_to_end().is_some_and(|at| at <= now) {
             self.drained = true;
             self.machine.handle(Event::Drain, out, now);
+        }
+        if self.worker.is_kicked(self.id) {
+            self.machine.handle(Event::Kick, out, now);
         }
         self.link.tick(&mut self.machine, &self.live, out, now);
         if self.machine.deadline().is_some_and(|at| at <= now) {
@@ -321,9 +396,10 @@ impl<M: Driven> Run<M> {
 
     // ---- accounts ----------------------------------------------------------------------------
 
-    fn count(&self, out: &mut Out) {
+    fn count(&self, out: &mut Out, now: Instant) {
         let (tally, counts) = (std::mem::take(&mut out.tally), std::mem::take(&mut out.counts));
         self.worker.count(Some(Transport::Bosh), &tally);
+        self.recording.count(&tally, now);
         if tally.failures > 0 {
             self.permit.iter().for_each(|permit| permit.failed(tally.failures, clock()));
         }
@@ -340,6 +416,29 @@ impl<M: Driven> Run<M> {
         let fault = self.machine.ended().unwrap_or(alive);
         self.worker.shared.metrics.bosh.terminated(fault.condition());
         self.worker.session_ended(&self.span, Transport::Bosh, fault, self.opened, now);
+        self.worker.archive(self.id, &mut self.recording, fault, now);
+    }
+
+    /// Records how far the session has come.
+    fn follow(&mut self, now: Instant) {
+        if let Some(jid) = self.machine.take_jid() {
+            self.recording.jid(jid);
+        }
+        let stage = self.machine.stage();
+        if stage != self.stage {
+            self.stage = stage;
+            self.recording.stage(stage, now);
+        }
+        if !self.ending
+            && let Some(fault) = self.machine.ended()
+        {
+            self.ending = true;
+            self.recording.ends(fault, now);
+            if fault.is_loss() {
+                let silence = now.saturating_duration_since(self.heard);
+                self.worker.local.lost(Transport::Bosh, silence);
+            }
+        }
     }
 }
 
@@ -400,6 +499,14 @@ impl Driven for Session {
         Self::ended(self)
     }
 
+    fn stage(&self) -> Stage {
+        Self::stage(self)
+    }
+
+    fn take_jid(&mut self) -> Option<Box<str>> {
+        Self::take_jid(self)
+    }
+
     fn is_authenticated(&self) -> bool {
         Self::is_authenticated(self)
     }
@@ -420,7 +527,7 @@ impl<M: Driven> Future for Run<M> {
         let this = self.get_mut();
         if !this.registered {
             this.registered = true;
-            this.worker.register(this.id, cx.waker().clone());
+            this.worker.register(this.id, cx.waker().clone(), this.recording.clone());
         }
         let now = clock();
         let worker = Rc::clone(&this.worker);
@@ -442,14 +549,10 @@ impl<M: Driven> Future for Run<M> {
                 break;
             }
         }
-        this.count(&mut buffers.bosh);
-        if this.machine.ended().is_some_and(Fault::is_loss)
-            && let Some(heard) = this.heard.take()
-        {
-            this.worker.local.lost(Transport::Bosh, now.saturating_duration_since(heard));
-        }
+        this.count(&mut buffers.bosh, now);
         buffers.trim();
         drop(buffers);
+        this.follow(now);
         if this.machine.is_authenticated() {
             this.permit.iter_mut().for_each(Permit::authenticated);
         }
@@ -466,17 +569,17 @@ impl<M: Driven> Future for Run<M> {
 
 impl<M: Driven> Drop for Run<M> {
     fn drop(&mut self) {
-        self.worker.unregister(self.id);
         // From here on the sid is unknown; what is in the mailbox came too late (BOSH-66).
         self.place = None;
         self.mailbox.close();
         while let Ok(exchange) = self.mailbox.try_recv() {
             let _ = exchange.reply.send(refusal(Fault::UnknownSid));
         }
-        for (_, reply) in self.open.drain(..) {
+        for (.., reply) in self.open.drain(..) {
             let _ = reply.send(refusal(Fault::Bug));
         }
         self.account(clock());
+        self.worker.unregister(self.id);
     }
 }
 

@@ -14,6 +14,8 @@ use tracing::{Span, debug, warn};
 
 use super::delivery::Taken;
 use super::pending::Pending;
+use super::recorder::event::{ConnectFailure, What, in_millis};
+use super::recorder::record::Recording;
 use super::timer::clock;
 use super::worker::{Live, Worker};
 use crate::proto::fault::Fault;
@@ -135,7 +137,7 @@ impl ServerLink {
         &mut self,
         machine: &mut M,
         worker: &Worker,
-        span: &Span,
+        (span, recording): (&Span, &Recording),
         out: &mut M::Out,
         now: Instant,
         cx: &mut Context<'_>,
@@ -157,12 +159,16 @@ impl ServerLink {
         match result {
             Ok(established) => {
                 metrics.upstream_connect("ok");
+                let (ms, secure) = (in_millis(took), established.secure);
+                recording.note(What::ServerConnected { ms, secure }, now);
                 machine.connected(&established, out, now);
                 self.server = Server::Open(established.io);
                 self.held = established.unread;
             }
             Err(fault) => {
                 metrics.upstream_connect(fault.label());
+                let (ms, why) = (in_millis(took), ConnectFailure::of(fault.label()));
+                recording.note(What::ServerFailed { ms, why }, now);
                 self.server = Server::None;
                 span.in_scope(|| {
                     let reason = fault.label();

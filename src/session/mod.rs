@@ -4,7 +4,8 @@
 //! `proto::bosh` over one and over the requests that [`registry`] brings it. The server's side is
 //! the same for both. [`worker`] holds the scratch memory that keeps an idle session small, and
 //! wakes every session of its thread when the process drains; [`addresses`] counts what each client
-//! address has. Which connections and requests are
+//! address has, and [`recorder`] what
+//! happened to each session last. Which connections and requests are
 //! accepted at all is `http`; how the server is reached is `upstream`.
 
 pub mod addresses;
@@ -13,6 +14,7 @@ pub(crate) mod delivery;
 pub(crate) mod link;
 pub mod meter;
 mod pending;
+pub mod recorder;
 pub mod registry;
 pub mod run;
 pub(crate) mod timer;

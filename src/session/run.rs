@@ -20,12 +20,14 @@ use super::delivery::{Delivery, Taken};
 use super::link::{Machine, ServerLink, read_some};
 use super::meter::Meter;
 use super::pending::Pending;
+use super::recorder::event::{Side, What};
+use super::recorder::record::Recording;
 use super::timer::{arm, clock};
 use super::worker::{Buffers, Live, Permit, READ_CHUNK, Worker};
 use crate::io::Io;
 use crate::metrics::{Direction, Transport, Upgrade};
 use crate::proto::fault::Fault;
-use crate::proto::stream::ServerSide;
+use crate::proto::stream::{ServerSide, Stage};
 use crate::proto::ws::Framing;
 use crate::proto::ws::session::{ClientSide, Loss, Out, Session};
 use crate::proto::xml::Scratch;
@@ -45,8 +47,8 @@ pub struct Run {
     /// What the server's socket, and the client's, has not taken whole.
     delivering: [Delivery; 2],
     meter: Rc<Meter>,
-    /// When the last byte of the client came; `None` once it is known to be lost.
-    heard: Option<Instant>,
+    /// When the last byte of the client came.
+    heard: Instant,
     /// Input the machine had no room for, or that came before it wanted any.
     held_client: Vec<u8>,
     sleep: Pin<Box<Sleep>>,
@@ -61,6 +63,10 @@ pub struct Run {
     closed: bool,
     drained: bool,
     registered: bool,
+    /// The recording says why it ends.
+    ending: bool,
+    stage: Stage,
+    recording: Recording,
     id: u64,
     opened: Instant,
     permit: Permit,
@@ -84,6 +90,8 @@ impl Run {
         let id = who.id;
         let machine = Session::new(Arc::clone(&live.settings), id, now);
         let at = machine.deadline().unwrap_or(now);
+        let recording = worker.record(&who, None, now);
+        recording.note(What::Connected, now);
         Self {
             machine,
             client: Some(client),
@@ -91,7 +99,7 @@ impl Run {
             to_client: Pending::default(),
             delivering: Default::default(),
             meter,
-            heard: Some(now),
+            heard: now,
             held_client: early,
             sleep: Box::pin(tokio::time::sleep_until(at.into())),
             span,
@@ -101,6 +109,9 @@ impl Run {
             closed: false,
             drained: false,
             registered: false,
+            ending: false,
+            stage: Stage::default(),
+            recording,
             id,
             opened: now,
             worker,
@@ -115,15 +126,15 @@ impl Run {
             self.machine.redirect();
         }
         let mut progress = self.read_client(buffers, now, cx);
-        self.open_stream();
+        self.open_stream(now);
         progress |= self.poll_connect(buffers, now, cx);
         // Counted before it is written: whoever has received a stanza finds it in the metrics.
-        let passed = self.count(buffers);
+        let passed = self.count(buffers, now);
         progress |= self.write_both(buffers, now, cx);
         self.settle(passed, now);
         progress |= self.read_server(buffers, now, cx);
         self.machine_tick(buffers, now);
-        let passed = self.count(buffers);
+        let passed = self.count(buffers, now);
         progress |= self.write_both(buffers, now, cx);
         self.settle(passed, now);
         progress
@@ -158,7 +169,8 @@ impl Run {
                     true
                 }
                 Poll::Ready(Ok(n)) => {
-                    self.heard = self.heard.map(|_| now);
+                    self.heard = now;
+                    self.recording.client_heard(now);
                     self.held_client.extend_from_slice(&buffers.read[..n]);
                     true
                 }
@@ -183,7 +195,8 @@ impl Run {
                 true
             }
             Poll::Ready(Ok(n)) => {
-                self.heard = self.heard.map(|_| now);
+                self.heard = now;
+                self.recording.client_heard(now);
                 let mut input = &mut buffers.read[..n];
                 self.machine.from_client(&mut buffers.scratch, &mut input, &mut buffers.out, now);
                 if !input.is_empty() {
@@ -197,7 +210,7 @@ impl Run {
     // ---- the server ----------------------------------------------------------------------
 
     /// Starts the connection the client's `<open/>` asked for.
-    fn open_stream(&mut self) {
+    fn open_stream(&mut self, now: Instant) {
         if self.transport.is_none()
             && let Some(framing) = self.machine.framing()
         {
@@ -209,22 +222,29 @@ impl Run {
             metrics.opened.inc();
             metrics.sessions.inc();
             self.span.record("transport", transport.label());
+            self.recording.transport(transport);
             self.transport = Some(transport);
             self.meter.websocket(transport);
         }
         let Some(request) = self.machine.take_request() else { return };
         self.span.record("domain", request.domain.as_str());
+        self.recording.opening(&request.domain, now);
         self.link.open(request, &self.live.connector, &self.live.websocket_origins);
     }
 
     fn poll_connect(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
-        let Self { link, machine, worker, span, .. } = self;
-        link.poll_connect(machine, worker, span, &mut buffers.out, now, cx)
+        let Self { link, machine, worker, span, recording, .. } = self;
+        link.poll_connect(machine, worker, (span, recording), &mut buffers.out, now, cx)
     }
 
     fn read_server(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
         let Buffers { read, scratch, out, .. } = buffers;
-        self.to_client.is_empty() && self.link.read(&mut self.machine, read, scratch, out, now, cx)
+        let has_read = self.to_client.is_empty()
+            && self.link.read(&mut self.machine, read, scratch, out, now, cx);
+        if has_read {
+            self.recording.server_heard(now);
+        }
+        has_read
     }
 
     // ---- writing, time, the end ------------------------------------------------------------
@@ -235,7 +255,11 @@ impl Run {
         let (server_waits, client_waits) = (self.link.is_waiting(), !self.to_client.is_empty());
         self.link.write(&mut buffers.out.server, self.machine.server(), now, cx);
         self.write_client(buffers, now, cx);
-        server_waits && !self.link.is_waiting() || client_waits && self.to_client.is_empty()
+        let (server_waited, client_waited) = (server_waits, client_waits);
+        let (server_waits, client_waits) = (self.link.is_waiting(), !self.to_client.is_empty());
+        self.recording.waits(Side::Server, server_waited, server_waits, now);
+        self.recording.waits(Side::Client, client_waited, client_waits, now);
+        server_waited && !server_waits || client_waited && !client_waits
     }
 
     fn write_client(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) {
@@ -274,6 +298,9 @@ impl Run {
         if self.turn_to_end().is_some_and(|at| at <= now) {
             self.drained = true;
             self.machine.drain(&mut buffers.out, now);
+        }
+        if self.worker.is_kicked(self.id) {
+            self.machine.kick(&mut buffers.out, now);
         }
         if self.client_waits() {
             self.machine.client_not_read(now);
@@ -317,20 +344,11 @@ impl Run {
         .min()
     }
 
-    /// Counts how long it took to notice, once the client is known to be lost.
-    fn notice_loss(&mut self, now: Instant) {
-        if let (Some(transport), true) =
-            (self.transport, self.machine.ended().is_some_and(Fault::is_loss))
-            && let Some(heard) = self.heard.take()
-        {
-            self.worker.local.lost(transport, now.saturating_duration_since(heard));
-        }
-    }
-
     /// The number of elements that passed to the server, and to the client.
-    fn count(&self, buffers: &mut Buffers) -> [u32; 2] {
+    fn count(&self, buffers: &mut Buffers, now: Instant) -> [u32; 2] {
         let tally = std::mem::take(&mut buffers.out.tally);
         self.worker.count(self.transport, &tally);
+        self.recording.count(&tally, now);
         if tally.failures > 0 {
             self.permit.failed(tally.failures, clock());
         }
@@ -357,6 +375,27 @@ impl Run {
             });
             if direction == Direction::ToClient {
                 local.undelivered(transport, lost);
+            }
+        }
+    }
+
+    /// Records how far the session has come.
+    fn follow(&mut self, now: Instant) {
+        if let Some(jid) = self.machine.take_jid() {
+            self.recording.jid(jid);
+        }
+        let stage = self.machine.stage();
+        if stage != self.stage {
+            self.stage = stage;
+            self.recording.stage(stage, now);
+        }
+        if !self.ending
+            && let Some(fault) = self.machine.ended()
+        {
+            self.ending = true;
+            self.recording.ends(fault, now);
+            if let (true, Some(transport)) = (fault.is_loss(), self.transport) {
+                self.worker.local.lost(transport, now.saturating_duration_since(self.heard));
             }
         }
     }
@@ -407,7 +446,7 @@ impl Future for Run {
         let this = self.get_mut();
         if !this.registered {
             this.registered = true;
-            this.worker.register(this.id, cx.waker().clone());
+            this.worker.register(this.id, cx.waker().clone(), this.recording.clone());
         }
         let mut now = clock();
         let worker = Rc::clone(&this.worker);
@@ -426,7 +465,7 @@ impl Future for Run {
         buffers.trim();
         drop(buffers);
         this.meter.count();
-        this.notice_loss(now);
+        this.follow(now);
         if this.machine.is_authenticated() {
             this.permit.authenticated();
         }
@@ -441,7 +480,6 @@ impl Future for Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
-        self.worker.unregister(self.id);
         let now = clock();
         let fault = if std::thread::panicking() { Some(Fault::Bug) } else { self.machine.ended() };
         match (self.transport, fault) {
@@ -457,5 +495,8 @@ impl Drop for Run {
                 self.span.in_scope(|| debug!(reason, seconds, "session_never_opened"));
             }
         }
+        let fault = fault.unwrap_or(Fault::Drain);
+        self.worker.archive(self.id, &mut self.recording, fault, now);
+        self.worker.unregister(self.id);
     }
 }

@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 use tracing::{Span, debug, error, info, warn};
 
 use super::addresses::{Addresses, SessionPlace};
+use super::recorder::Recorder;
+use super::recorder::record::{Record, Recording};
 use super::registry::Registry;
 use crate::metrics::{Direction, Limit, Local, Metrics, Transport};
 use crate::proto::fault::{Fault, Level};
@@ -22,7 +24,7 @@ use crate::proto::stream::Tally;
 use crate::proto::ws::session::Out;
 use crate::proto::xml::Scratch;
 use crate::proto::{bosh, origins, ws};
-use crate::upstream::Connector;
+use crate::upstream::{Client, Connector};
 
 /// Bytes read from a socket at a time.
 pub const READ_CHUNK: usize = 64 * 1024;
@@ -39,6 +41,8 @@ pub struct Shared {
     pub registry: Arc<Registry>,
     /// Sessions of the process, all listeners together.
     pub sessions: Arc<Sessions>,
+    /// What happened to each of them last.
+    pub recorder: Arc<Recorder>,
 }
 
 /// What sessions are made with. A reload of the configuration puts another in its place; a session
@@ -298,6 +302,13 @@ impl Throttle {
     }
 }
 
+/// A session, as its worker knows it.
+#[derive(Debug)]
+struct Known {
+    waker: Waker,
+    recording: Recording,
+}
+
 /// One worker thread.
 #[derive(Debug)]
 pub struct Worker {
@@ -311,14 +322,17 @@ pub struct Worker {
     pub server_warnings: Throttle,
     /// For warnings about too many clients.
     pub overload_warnings: Throttle,
-    wakers: RefCell<HashMap<u64, Waker>>,
+    known: RefCell<HashMap<u64, Known>>,
+    /// Sessions that an operator wants to end, until they have heard of it.
+    kicked: RefCell<Vec<u64>>,
     next: Cell<u64>,
     /// The thread's own copy, since every session looks at it whenever something happens.
     draining: Cell<Option<Drain>>,
 }
 
 impl Worker {
-    /// A worker, with a task on the current thread that wakes its sessions when the drain begins.
+    /// A worker, with tasks on the current thread that wake its sessions when the drain begins and
+    /// answer what is asked of them.
     #[must_use]
     pub fn start(shared: Shared, first_id: u64) -> Rc<Self> {
         let worker = Rc::new(Self {
@@ -326,7 +340,8 @@ impl Worker {
             buffers: RefCell::new(Buffers::new()),
             server_warnings: Throttle::default(),
             overload_warnings: Throttle::default(),
-            wakers: RefCell::new(HashMap::new()),
+            known: RefCell::new(HashMap::new()),
+            kicked: RefCell::new(Vec::new()),
             next: Cell::new(first_id),
             draining: Cell::new(None),
             shared,
@@ -337,9 +352,18 @@ impl Worker {
             let drain = draining.wait_for(Option::is_some).await.map(|drain| *drain);
             if let (Ok(drain), Some(worker)) = (drain, weak.upgrade()) {
                 worker.draining.set(drain);
-                for waker in worker.wakers.borrow().values() {
-                    waker.wake_by_ref();
+                for session in worker.known.borrow().values() {
+                    session.waker.wake_by_ref();
                 }
+            }
+        });
+        let mut questions = worker.shared.recorder.enlist();
+        let weak = Rc::downgrade(&worker);
+        actix_rt::spawn(async move {
+            while let Some(question) = questions.recv().await
+                && let Some(worker) = weak.upgrade()
+            {
+                question(&worker);
             }
         });
         worker
@@ -406,18 +430,79 @@ impl Worker {
         });
     }
 
-    /// Registers a session for the drain.
-    pub fn register(&self, id: u64, waker: Waker) {
-        self.wakers.borrow_mut().insert(id, waker);
+    /// Registers a session for the drain, and for who asks about it.
+    pub(crate) fn register(&self, id: u64, waker: Waker, recording: Recording) {
+        self.known.borrow_mut().insert(id, Known { waker, recording });
     }
 
     /// Forgets a session.
     pub fn unregister(&self, id: u64) {
-        let mut wakers = self.wakers.borrow_mut();
-        wakers.remove(&id);
-        if wakers.capacity() > 64 && wakers.len() * 4 < wakers.capacity() {
-            wakers.shrink_to_fit();
+        let mut known = self.known.borrow_mut();
+        known.remove(&id);
+        if known.capacity() > 64 && known.len() * 4 < known.capacity() {
+            known.shrink_to_fit();
         }
+        drop(known);
+        // It ended before it could be.
+        self.is_kicked(id);
+    }
+
+    /// A recording of a session of `client` that begins now, if there is to be one.
+    pub(crate) fn record(
+        &self,
+        client: &Client,
+        transport: Option<Transport>,
+        now: Instant,
+    ) -> Recording {
+        match self.shared.recorder.events() {
+            0 => Recording::none(),
+            events => Recording::new(Record::new(client, transport, events, now)),
+        }
+    }
+
+    /// The session `id` has ended: what was recorded of it is kept.
+    pub(crate) fn archive(&self, id: u64, recording: &mut Recording, fault: Fault, now: Instant) {
+        if let Some(known) = self.known.borrow_mut().get_mut(&id) {
+            known.recording = Recording::none();
+        }
+        if let Some(record) = recording.finish(fault, now) {
+            self.shared.recorder.archive(record, now);
+        }
+    }
+
+    /// Shows what is recorded of each session that lives.
+    pub(crate) fn records(&self, mut look: impl FnMut(&Record)) {
+        for session in self.known.borrow().values() {
+            session.recording.look(&mut look);
+        }
+    }
+
+    /// What is recorded of the session `id`, if it lives.
+    pub(crate) fn record_of(&self, id: u64) -> Option<Record> {
+        self.known.borrow().get(&id)?.recording.look(Record::clone)
+    }
+
+    /// An operator wants the session `id` to end; false if it ends already, `None` if it is not
+    /// here.
+    pub(crate) fn kick(&self, id: u64) -> Option<bool> {
+        let known = self.known.borrow();
+        let session = known.get(&id)?;
+        let is_live = session.recording.look(|record| record.fault.is_none())?;
+        if is_live {
+            self.kicked.borrow_mut().push(id);
+            session.waker.wake_by_ref();
+        }
+        Some(is_live)
+    }
+
+    /// Whether the session `id` was kicked; said once.
+    pub(crate) fn is_kicked(&self, id: u64) -> bool {
+        let mut kicked = self.kicked.borrow_mut();
+        let before = kicked.len();
+        if before > 0 {
+            kicked.retain(|kicked| *kicked != id);
+        }
+        kicked.len() < before
     }
 }
 

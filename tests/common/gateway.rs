@@ -35,12 +35,28 @@ impl Gateway {
         toml: &str,
         spawn: impl FnOnce(Command, &Directory, &str) -> Result<Process>,
     ) -> Result<Self> {
+        Self::start_with(toml, None, spawn)
+    }
+
+    /// The same whose admin listener is on every address of the machine, not on loopback alone.
+    pub fn start_open(toml: &str) -> Result<Self> {
+        Self::start_with(toml, Some(Ipv4Addr::UNSPECIFIED), Process::spawn)
+    }
+
+    fn start_with(
+        toml: &str,
+        admin_on: Option<Ipv4Addr>,
+        spawn: impl FnOnce(Command, &Directory, &str) -> Result<Process>,
+    ) -> Result<Self> {
         let [listen, admin] =
             free_ports()?.map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let directory = Directory::new("gateway")?;
         let config = directory.write("bosphorus.toml", &whole(toml, listen, admin))?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_bosphorus"));
         command.arg("serve").arg("--config").arg(config);
+        if let Some(address) = admin_on {
+            command.arg("--admin").arg(format!("{address}:{}", admin.port()));
+        }
         // Only the file counts, whatever the environment of the person who runs the tests.
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("BOSPHORUS_") {
@@ -99,7 +115,7 @@ impl Gateway {
         self.listen
     }
 
-    /// The admin listener.
+    /// The listener for operators.
     pub fn admin(&self) -> SocketAddr {
         self.admin
     }

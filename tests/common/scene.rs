@@ -27,10 +27,11 @@ pub const AUTH: &str =
 /// What it offers after a login.
 pub const BINDING: &str =
     "<stream:features><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></stream:features>";
-/// The wish for a resource, and its fulfilment.
+/// The wish for a resource.
 pub const BIND: &str = "<iq xmlns='jabber:client' type='set' id='b'>\
     <bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'/></iq>";
-const BOUND: &str = "<iq type='result' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'>\
+/// That fulfilment.
+pub const BOUND: &str = "<iq type='result' id='b'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'>\
     <jid>a@example.test/r</jid></bind></iq>";
 /// The end of a stream.
 pub const FOOTER: &str = "</stream:stream>";

@@ -169,6 +169,18 @@ impl Core {
         }
     }
 
+    /// An operator wants the session to end. The client is told by a stream error as if it were the
+    /// server's (XB-14), which has room for the reason; the stream ends for the server as well.
+    pub(super) fn kick(&mut self, out: &mut Out, now: Instant) {
+        if self.is_open() {
+            let fault = Fault::AdminKick;
+            if let Some(error) = fault.stream_error() {
+                self.queue.push(Kind::StreamError, None, |bytes| error.write(bytes));
+            }
+            self.fail(fault, None, out, now);
+        }
+    }
+
     /// Answers every request that waits (BOSH-76); false if none does.
     fn tell_end(&mut self, fault: Fault, culprit: Option<(u64, RequestId)>, out: &mut Out) -> bool {
         let condition = fault.condition();
@@ -185,12 +197,17 @@ impl Core {
             let reply = match condition {
                 _ if n == told && carries_payload(condition) => {
                     let ack = if condition.is_none() { self.ack(*rid) } else { None };
-                    let body = self.write_end(condition, ack);
+                    let body = self.write_end(fault, ack);
                     self.reply(body, true)
                 }
                 Some(condition) => {
-                    let condition = if n == told { condition } else { Condition::OtherRequest };
-                    response::terminal(Some(condition), self.terms.legacy(), self.terms.content)
+                    let (condition, reason) = if n == told {
+                        (condition, response::reason(fault))
+                    } else {
+                        (Condition::OtherRequest, None)
+                    };
+                    let (legacy, content) = (self.terms.legacy(), self.terms.content);
+                    response::terminal(Some(condition), reason, legacy, content)
                 }
                 None => self.reply(response::empty(self.ack(*rid)), true),
             };
@@ -201,13 +218,14 @@ impl Core {
 
     /// The response that ends the session, with all that waits, however much that is: there is no
     /// other that could follow (looser than BOSH-41).
-    fn write_end(&mut self, condition: Option<Condition>, ack: Option<u64>) -> Bytes {
+    fn write_end(&mut self, fault: Fault, ack: Option<u64>) -> Bytes {
+        let (condition, reason) = (fault.condition(), response::reason(fault));
         let load = self.queue.everything();
         if load.parts == 0 {
-            return response::ending(condition, ack);
+            return response::ending(condition, reason, ack);
         }
         let mut bytes = response::with_room_for(load.bytes);
-        response::begin_ending(condition, ack, load.stream, &mut bytes);
+        response::begin_ending(condition, reason, ack, load.stream, &mut bytes);
         response::payload(&mut bytes);
         self.queue.take(load, &mut bytes, &mut self.assigned.parts);
         self.assigned.note();
@@ -221,7 +239,7 @@ impl Core {
         if self.queue.bytes() > ZOMBIE_BYTES {
             self.give_up(out);
         }
-        let words = self.write_end(fault.condition(), None);
+        let words = self.write_end(fault, None);
         // When somebody asks for them is not known.
         self.assigned.read = Vec::new();
         words

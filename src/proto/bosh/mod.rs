@@ -177,6 +177,24 @@ pub enum Why {
     Terminate,
 }
 
+impl Why {
+    /// The value of the label `why`.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Created => "created",
+            Self::Payload => "payload",
+            Self::WaitElapsed => "wait_elapsed",
+            Self::HoldExceeded => "hold_exceeded",
+            Self::Pause => "pause",
+            Self::Replay => "replay",
+            Self::Report => "report",
+            Self::Recoverable => "recoverable",
+            Self::Terminate => "terminate",
+        }
+    }
+}
+
 /// What an HTTP request is answered with.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Reply {

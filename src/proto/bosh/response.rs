@@ -21,13 +21,18 @@ const HEAD: usize = 320;
 /// `legacy` says that the client named no `ver`: three conditions are HTTP codes then (BOSH-79).
 #[must_use]
 pub fn refusal(fault: Fault, legacy: bool, content: Content) -> Reply {
-    terminal(fault.condition(), legacy, content)
+    terminal(fault.condition(), None, legacy, content)
 }
 
 /// The answer that ends a session, without payload and without `ack`.
-pub(super) fn terminal(condition: Option<Condition>, legacy: bool, content: Content) -> Reply {
+pub(super) fn terminal(
+    condition: Option<Condition>,
+    reason: Option<&str>,
+    legacy: bool,
+    content: Content,
+) -> Reply {
     let status = if legacy { legacy_status(condition) } else { 200 };
-    let body = if status == 200 { ending(condition, None) } else { Bytes::new() };
+    let body = if status == 200 { ending(condition, reason, None) } else { Bytes::new() };
     Reply { status, content, body, compressible: true, read: Vec::new() }
 }
 
@@ -42,11 +47,35 @@ fn legacy_status(condition: Option<Condition>) -> u16 {
 }
 
 /// A `terminate` without payload. `ack` is only for an end that is no error (XEP-0124 §9.1).
-pub(super) fn ending(condition: Option<Condition>, ack: Option<u64>) -> Bytes {
-    let mut out = Vec::with_capacity(128);
-    begin_ending(condition, ack, false, &mut out);
+pub(super) fn ending(
+    condition: Option<Condition>,
+    reason: Option<&str>,
+    ack: Option<u64>,
+) -> Bytes {
+    let mut out = Vec::with_capacity(192);
+    begin_ending(condition, reason, ack, false, &mut out);
     end(false, &mut out);
     out.into()
+}
+
+/// The word that says more than the condition of `fault` does, to whoever knows the session: many
+/// faults share one. None where all look alike by design (BOSH-70), and where a stream error says it.
+///
+/// It stands in an attribute of a namespace of ours, which XEP-0124's schema lets stand there.
+pub(super) fn reason(fault: Fault) -> Option<&'static str> {
+    match fault.condition()? {
+        Condition::ItemNotFound | Condition::OtherRequest | Condition::RemoteStreamError => None,
+        Condition::BadRequest
+        | Condition::HostGone
+        | Condition::HostUnknown
+        | Condition::ImproperAddressing
+        | Condition::InternalServerError
+        | Condition::PolicyViolation
+        | Condition::RemoteConnectionFailed
+        | Condition::SeeOtherUri
+        | Condition::SystemShutdown
+        | Condition::UndefinedCondition => Some(fault.label()),
+    }
 }
 
 /// `<body type='error'/>` (XEP-0124 §17.3, BOSH-45).
@@ -156,6 +185,7 @@ pub(super) fn begin_creation(head: &Head<'_>, terms: &Terms<'_>, out: &mut Vec<u
 /// The same of the response that ends a session.
 pub(super) fn begin_ending(
     condition: Option<Condition>,
+    reason: Option<&str>,
     ack: Option<u64>,
     stream: bool,
     out: &mut Vec<u8>,
@@ -168,6 +198,10 @@ pub(super) fn begin_ending(
         number("ack", ack, out);
     }
     namespaces(false, stream, out);
+    if let Some(reason) = reason {
+        text("xmlns:bosphorus", ns::REASON, out);
+        text("bosphorus:reason", reason, out);
+    }
 }
 
 /// Ends the start tag, so that payloads can follow.
@@ -278,7 +312,7 @@ mod tests {
             "<body report='12' time='0' ack='13' xmlns='http://jabber.org/protocol/httpbind'/>"
         );
         assert_eq!(
-            read(&ending(None, Some(51))),
+            read(&ending(None, None, Some(51))),
             "<body type='terminate' ack='51' xmlns='http://jabber.org/protocol/httpbind'/>"
         );
     }

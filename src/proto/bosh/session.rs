@@ -7,7 +7,7 @@ use std::time::Instant;
 use super::super::c2s::OpenRequest;
 use super::super::fault::Fault;
 use super::super::item::{Item, StreamHeader};
-use super::super::stream::{ServerSide, Tally};
+use super::super::stream::{ServerSide, Stage, Tally};
 use super::super::xml::{ItemReader, Policy, Scratch};
 use super::body::Body;
 use super::core::{ClientSide, Core};
@@ -67,6 +67,8 @@ pub enum Event<'a> {
     Flush,
     /// The process is shutting down.
     Drain,
+    /// An operator ends the session; nothing if it ends already.
+    Kick,
 }
 
 /// The answer to one request.
@@ -176,6 +178,7 @@ impl Session {
             Event::Deadline => core.tick(out, now),
             Event::Flush => core.flush(out, now),
             Event::Drain => core.drain(out, now),
+            Event::Kick => core.kick(out, now),
         }
         self.settle(now);
     }
@@ -264,6 +267,17 @@ impl Session {
     #[must_use]
     pub fn is_authenticated(&self) -> bool {
         self.core.phase.authenticated
+    }
+
+    /// How far the stream has come.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.core.phase.stage()
+    }
+
+    /// The JID that the server has given the client, told once after each change.
+    pub fn take_jid(&mut self) -> Option<Box<str>> {
+        self.core.phase.jid.take()
     }
 
     /// Nothing is left to do: the sid is unknown from now on (BOSH-66).

@@ -176,7 +176,10 @@ struct Got {
     id: u64,
     why: Why,
     status: u16,
+    /// Without the reason.
     body: String,
+    /// The word that is ours in a body that ends the session.
+    reason: Option<String>,
 }
 
 /// A session, its clock, and what its server and its clients got.
@@ -306,7 +309,8 @@ impl Rig {
             let at = self.open.iter().position(|open| *open == id);
             self.open.remove(at.unwrap_or_else(|| panic!("{id} was answered twice")));
             let body = String::from_utf8(respond.reply.body.to_vec()).unwrap();
-            got.push(Got { id, why: respond.why, status: respond.reply.status, body });
+            let (body, reason) = without_reason(&body);
+            got.push(Got { id, why: respond.why, status: respond.reply.status, body, reason });
         }
         got
     }
@@ -383,6 +387,14 @@ fn parse_header(text: &str) -> StreamHeader {
 fn told(got: &[Got], expected: &[(u64, Why, &str)]) {
     let got: Vec<_> = got.iter().map(|got| (got.id, got.why, &*got.body)).collect();
     assert_eq!(got, expected);
+}
+
+/// The body without its reason, and that.
+fn without_reason(body: &str) -> (String, Option<String>) {
+    let start = " xmlns:bosphorus='urn:bosphorus:reason' bosphorus:reason='";
+    let Some((before, rest)) = body.split_once(start) else { return (body.to_owned(), None) };
+    let (reason, after) = rest.split_once('\'').expect("the end of the value");
+    (format!("{before}{after}"), Some(reason.to_owned()))
 }
 
 /// `<body xmlns='…'>payload</body>`

@@ -10,7 +10,7 @@ use super::super::stream::ServerSide;
 use super::super::xml::Scope;
 use super::core::{Core, text};
 use super::session::{ClientSide, Out};
-use super::{Framing, write_error, write_see_other};
+use super::{Framing, write_see_other};
 
 impl Core {
     /// The client's `<close/>` (WS-34).
@@ -106,7 +106,7 @@ impl Core {
                     text(out, |bytes| framing.write_open(&header, bytes));
                 }
                 if let Some(error) = fault.stream_error() {
-                    text(out, |bytes| write_error(error, bytes));
+                    text(out, |bytes| error.write(bytes));
                 }
                 text(out, |bytes| bytes.extend_from_slice(framing.close().as_bytes()));
             }
@@ -114,13 +114,13 @@ impl Core {
                 (Some(header), error) => text(out, |bytes| {
                     Framing::Legacy { closed: false }.write_open(&header, bytes);
                     if let Some(error) = error {
-                        write_error(error, bytes);
+                        error.write(bytes);
                     }
                     bytes.extend_from_slice(framing.close().as_bytes());
                 }),
                 (None, error) => {
                     if let Some(error) = error {
-                        text(out, |bytes| write_error(error, bytes));
+                        text(out, |bytes| error.write(bytes));
                     }
                     text(out, |bytes| bytes.extend_from_slice(framing.close().as_bytes()));
                 }
@@ -248,6 +248,14 @@ impl Core {
         frame::close(&mut out.client, Fault::Drain.close_code(), "");
         let until = now + self.settings.close_grace;
         self.client = ClientSide::Closing { until, shut: false };
+    }
+
+    /// An operator wants the session to end. Unlike a drain it ends for the server as well, so that
+    /// nobody resumes it.
+    pub(super) fn kick(&mut self, out: &mut Out, now: Instant) {
+        if self.client == ClientSide::Open && !self.flags.client_closed {
+            self.fail(Fault::AdminKick, out, now);
+        }
     }
 
     pub(super) fn drain(&mut self, out: &mut Out, now: Instant) {

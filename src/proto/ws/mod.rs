@@ -13,7 +13,6 @@ mod tests;
 
 use std::time::Duration;
 
-use super::fault::StreamError;
 use super::frame;
 use super::item::StreamHeader;
 use super::ns;
@@ -136,24 +135,5 @@ fn write_fields(fields: &[(&str, Option<&str>)], quote: u8, out: &mut Vec<u8>) {
             escape_attribute(value, out);
             out.push(quote);
         }
-    }
-}
-
-/// Writes a stream error of our own (RFC 6120 §4.9.2) as a document of its own (WS-16).
-pub fn write_error(error: StreamError, out: &mut Vec<u8>) {
-    for part in [
-        "<stream:error xmlns:stream=\"",
-        ns::STREAMS,
-        "\"><",
-        error.condition,
-        " xmlns=\"",
-        ns::STREAM_ERRORS,
-        "\"/><text xmlns=\"",
-        ns::STREAM_ERRORS,
-        "\" xml:lang=\"en\">",
-        error.text,
-        "</text></stream:error>",
-    ] {
-        out.extend_from_slice(part.as_bytes());
     }
 }

@@ -17,7 +17,7 @@ use super::super::fault::Fault;
 use super::super::frame::{FrameEvent, FrameReader};
 use super::super::item::{Item, StreamHeader};
 use super::super::seam::FeatureRules;
-use super::super::stream::{Phase, ServerSide, Tally};
+use super::super::stream::{Phase, ServerSide, Stage, Tally};
 use super::super::xml::{ItemReader, Policy, Scratch};
 use super::core::{Core, Flags};
 use super::{Framing, Settings};
@@ -120,6 +120,17 @@ impl Session {
     #[must_use]
     pub fn is_authenticated(&self) -> bool {
         self.core.phase.authenticated
+    }
+
+    /// How far the stream has come.
+    #[must_use]
+    pub fn stage(&self) -> Stage {
+        self.core.phase.stage()
+    }
+
+    /// The JID that the server has given the client, told once after each change.
+    pub fn take_jid(&mut self) -> Option<Box<str>> {
+        self.core.phase.jid.take()
     }
 
     /// Whether both sides are done.
@@ -354,6 +365,11 @@ impl Session {
     /// The process is shutting down (WS-39).
     pub fn drain(&mut self, out: &mut Out, now: Instant) {
         self.core.drain(out, now);
+    }
+
+    /// An operator ends the session; nothing if it ends already.
+    pub fn kick(&mut self, out: &mut Out, now: Instant) {
+        self.core.kick(out, now);
     }
 
     /// All bytes for the client have been taken by its socket.

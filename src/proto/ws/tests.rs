@@ -821,6 +821,49 @@ fn a_drain_lets_sm_sessions_resume() {
     assert_eq!(rig.upstream(), FOOTER);
 }
 
+/// An operator's kick is told by a stream error with its reason, and leaves nothing to resume.
+#[test]
+fn a_kick_ends_both_streams() {
+    let mut rig = Rig::bound();
+    rig.server("<enabled xmlns='urn:xmpp:sm:3' id='x' resume='true'/>");
+    rig.session.kick(&mut rig.out, rig.now);
+    let got = rig.got();
+    Rig::expect_error(&got, "policy-violation", 1000);
+    assert!(format!("{got:?}").contains(">admin_kick: "), "{got:?}");
+    assert_eq!(rig.upstream(), FOOTER);
+    assert_eq!(rig.session.ended(), Some(Fault::AdminKick));
+    // The first reason stands.
+    let mut rig = Rig::bound();
+    rig.session.client_gone(Loss::Lost, rig.now);
+    rig.session.kick(&mut rig.out, rig.now);
+    assert_eq!((rig.got().len(), rig.session.ended()), (0, Some(Fault::ClientLost)));
+}
+
+/// The JID is what the server says it is: of a bound resource, of a SASL2 login, of a resumption.
+#[test]
+fn the_jid_is_learnt_from_the_server() {
+    let mut rig = Rig::bound();
+    let bound = rig.session.stage();
+    assert!(bound.authenticated && bound.bound && !bound.managed && !bound.resumed);
+    let jid = rig.session.take_jid();
+    assert!(jid.as_deref().is_some_and(|jid| jid.contains('@') && jid.contains('/')), "{jid:?}");
+    rig.server("<message to='other@example.org/x'/>");
+    assert_eq!(rig.session.take_jid(), None, "nothing is learnt from stanzas afterwards");
+
+    let mut rig = Rig::opened();
+    rig.server(
+        "<success xmlns='urn:xmpp:sasl:2'><authorization-identifier>a&amp;b@example.org\
+         </authorization-identifier></success>",
+    );
+    assert_eq!(rig.session.take_jid().as_deref(), Some("a&b@example.org"));
+    rig.server("<resumed xmlns='urn:xmpp:sm:3' h='0' previd='x'/>");
+    assert!(rig.session.stage().resumed && rig.session.stage().managed);
+    rig.server("<presence from='c@example.org'/><message to='a&amp;b@example.org/r'/>");
+    assert_eq!(rig.session.take_jid().as_deref(), Some("a&b@example.org/r"));
+    rig.server("<message to='else@example.org/r'/>");
+    assert_eq!(rig.session.take_jid(), None);
+}
+
 /// WS-38: who opens a stream while the process drains is sent elsewhere, in the byte form of WS-24
 /// plus the attribute; the older framing has no word for it, and a stream that is open goes on.
 #[test]

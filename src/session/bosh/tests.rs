@@ -21,6 +21,7 @@ use crate::proto::stream::Served;
 use crate::proto::ws;
 use crate::proto::xml::Limits;
 use crate::session::addresses::{self, Addresses};
+use crate::session::recorder::{self, Recorder};
 use crate::session::registry::{Refused, Registry};
 use crate::session::worker::{Drain, Live, Sessions, Shared};
 use crate::upstream::{
@@ -205,6 +206,14 @@ impl Driven for Script {
         self.zombie
     }
 
+    fn stage(&self) -> Stage {
+        Stage::default()
+    }
+
+    fn take_jid(&mut self) -> Option<Box<str>> {
+        None
+    }
+
     fn is_authenticated(&self) -> bool {
         false
     }
@@ -301,6 +310,11 @@ fn worker(server: Option<SocketAddr>) -> (Rc<Worker>, Arc<Live>) {
         metrics: Metrics::register().expect("distinct names"),
         registry: Arc::new(Registry::new(1).expect("randomness")),
         sessions: Arc::new(Sessions::new(10, addresses)),
+        recorder: Arc::new(Recorder::new(recorder::Settings {
+            events: 8,
+            keep: Duration::from_secs(60),
+            ended: 10,
+        })),
     };
     let live = Live {
         connector,

@@ -246,6 +246,62 @@ fn a_drain_is_told() {
     }
 }
 
+/// Where many reasons share a condition, the one that it was stands beside it; not where they have
+/// to look alike (BOSH-70), nor where a stream error says it.
+#[test]
+fn the_reason_is_told_with_the_condition() {
+    let reason = |end: &dyn Fn(&mut Rig) -> Vec<Got>| {
+        let mut rig = Rig::bound();
+        rig.ask(101, body(101));
+        let got = end(&mut rig);
+        let word = got.first().and_then(|got| got.reason.clone());
+        assert!(got.iter().skip(1).all(|got| got.reason.is_none()), "other-request says nothing");
+        (rig.session.ended().map(Fault::label), word)
+    };
+    let lost = reason(&|rig| rig.handle(Event::ServerGone));
+    assert_eq!(lost, (Some("server_lost"), Some("server_lost".to_owned())));
+    let stalled = reason(&|rig| {
+        rig.feed(&message("x"));
+        rig.handle(Event::ServerStalled)
+    });
+    assert_eq!(stalled, (Some("server_stalled"), Some("server_stalled".to_owned())));
+    let drained = reason(&|rig| rig.handle(Event::Drain));
+    assert_eq!(drained, (Some("drain"), Some("drain".to_owned())));
+    let far = reason(&|rig| rig.ask(150, body(150)));
+    assert_eq!(far, (Some("bad_rid"), None));
+    let kicked = reason(&|rig| rig.handle(Event::Kick));
+    assert_eq!(kicked, (Some("admin_kick"), None));
+    // One that nobody was there to be told, too.
+    let mut rig = Rig::bound();
+    rig.handle(Event::ServerGone);
+    assert_eq!(rig.ask(101, body(101))[0].reason.as_deref(), Some("server_lost"));
+}
+
+/// An operator's kick is told by a stream error behind what was said before it, to a request that
+/// waits or to the next one.
+#[test]
+fn a_kick_is_told() {
+    for held in [true, false] {
+        let mut rig = Rig::bound();
+        if held {
+            rig.ask(101, body(101));
+            rig.feed(&message("x"));
+        }
+        let mut got = rig.handle(Event::Kick);
+        if !held {
+            assert!(got.is_empty());
+            got = rig.ask(101, body(101));
+        }
+        let text = &got[0].body;
+        assert!(text.contains("condition='remote-stream-error'"), "{text}");
+        assert_eq!(text.contains(&message("x")), held, "{text}");
+        assert!(text.contains("<policy-violation") && text.contains(">admin_kick: "), "{text}");
+        assert_eq!(rig.upstream(), FOOTER);
+        assert_eq!(rig.session.ended(), Some(Fault::AdminKick));
+        assert!(rig.handle(Event::Kick).is_empty());
+    }
+}
+
 /// BOSH-77: an end that nobody could be told of waits for the next request, once.
 #[test]
 fn a_condition_waits_for_the_next_request() {
