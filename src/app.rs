@@ -619,8 +619,10 @@ mod convert {
 
     pub(super) fn face(config: &Config, trust: Arc<http::caller::Trust>) -> http::bosh::Settings {
         let bosh = &config.bosh;
+        let by_domain = origins(config, &bosh.allowed_origins);
         http::bosh::Settings {
-            origins: origins(config, &bosh.allowed_origins).all(),
+            origins: by_domain.all(),
+            origins_matter: by_domain.matter(),
             allow_credentials: bosh.allow_credentials,
             allowed_headers: boxed(&bosh.allowed_headers),
             body_timeout: bosh.body_timeout,

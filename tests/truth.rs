@@ -217,10 +217,6 @@ async fn compare(
         seconds += of("delivery_seconds_sum", &label)? / delivered;
     }
     let round_trip = round_trips.as_secs_f64() / MESSAGES as f64;
-    if way.transport != Transport::Bosh {
-        // Over BOSH what comes while no request is open waits longer than any message of these.
-        ensure!(seconds <= round_trip, "{}: {seconds} s of {round_trip} s", way.name());
-    }
     let overhead = (to_gateway + to_client) as f64 - payload;
     ensure!(overhead > 0.0, "{}: less on the wire than was said", way.name());
     let mut row = String::new();
@@ -236,7 +232,7 @@ async fn compare(
 }
 
 /// Bytes, connections, requests and elements are exactly what an observer in front of the gateway
-/// counts, over every way; deliveries take no longer than the client's own clock says.
+/// counts, over every way.
 #[test]
 fn figures_are_what_an_observer_counts() -> Result {
     if let Some(why) = Kind::Prosody.missing() {
@@ -368,13 +364,13 @@ fn a_delivery_ends_with_the_last_byte() -> Result {
         ensure!(gateway.metric(&count)? == counted, "it is not there yet");
         let waited = waiting.elapsed();
         let Received::Text(text) = socket.receive().await? else { anyhow::bail!("no message") };
-        let got = said.elapsed();
         ensure!(text.len() > 7_900_000);
         eventually("the delivery", async || (gateway.metric(&count).ok()? > counted).then_some(()))
             .await?;
+        let got = said.elapsed();
         let took = sum(&gateway, "delivery_seconds", family)? - before;
         ensure!(
-            took >= waited.as_secs_f64() && took <= got.as_secs_f64() + 0.1,
+            took >= waited.as_secs_f64() && took <= got.as_secs_f64(),
             "{took} s, and not between {waited:?} and {got:?}"
         );
         drop(writing.await??);

@@ -1,4 +1,4 @@
--- Prosody behind Bosphorus; a whole file, of which a Prosody that runs already needs the two lines with c2s_. Written for
+-- Prosody behind Bosphorus; a whole file, of which a Prosody that runs already needs the lines with c2s_. Written for
 -- Prosody 0.12 of Debian 12. The gateway's side is prosody.toml beside this file, which also says how to get a certificate.
 -- Without further modules Prosody reads no PROXY header: to it, all clients have the gateway's address.
 

@@ -47,7 +47,9 @@ impl Gateway {
                 return false;
             }
         };
-        let certificates = match self.tls.as_ref().map(|_| Loaded::read(&convert::tls(&config))) {
+        // Those that wait for the end of their listener are kept as they are: their files may be gone.
+        let tls = self.tls.as_ref().filter(|_| !keys.contains(&"tls.certificates"));
+        let certificates = match tls.map(|_| Loaded::read(&convert::tls(&config))) {
             Some(Err(problem)) => {
                 error!(%problem, "config_reload_failed");
                 return false;
@@ -98,7 +100,7 @@ fn in_force(old: &Config, new: Config) -> Config {
     let listen =
         Listen { trusted_proxies, proxy_protocol, proxy_protocol_timeout, ..old.listen.clone() };
     let mut tls = Tls { min_version: old.tls.min_version, ..new.tls };
-    if is_left_without_certificates(&old.tls, &tls) {
+    if is_left_without_certificates(old, &tls) {
         tls = old.tls.clone();
     }
     // Half of it, towards clients, cannot be changed, and all of a key is in force or nothing.
@@ -108,8 +110,9 @@ fn in_force(old: &Config, new: Config) -> Config {
 }
 
 /// A listener that is there has to show something until it can go.
-fn is_left_without_certificates(old: &Tls, new: &Tls) -> bool {
-    !old.certificates.is_empty() && new.certificates.is_empty()
+fn is_left_without_certificates(old: &Config, new: &Tls) -> bool {
+    let is_shown = !old.listen.tls_addresses.is_empty() && !old.tls.certificates.is_empty();
+    is_shown && new.certificates.is_empty()
 }
 
 /// The keys of which the new values wait for the next start.
@@ -121,7 +124,7 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("listen.unix_mode", was.unix_mode != is.unix_mode),
         ("listen.handshake_timeout", was.handshake_timeout != is.handshake_timeout),
         ("listen.http2_streams", was.http2_streams != is.http2_streams),
-        ("tls.certificates", is_left_without_certificates(&old.tls, &new.tls)),
+        ("tls.certificates", is_left_without_certificates(old, &new.tls)),
         ("tls.min_version", old.tls.min_version != new.tls.min_version),
         ("listen.workers", was.workers != is.workers),
         ("listen.backlog", was.backlog != is.backlog),

@@ -269,7 +269,11 @@ impl Checker<'_> {
 
     /// SEC-03: whoever lets pages send cookies says which pages.
     fn credentials(&mut self, config: &Config) {
-        let any = |origins: &AllowedOrigins| *origins == AllowedOrigins::Any;
+        // What has no host is the origin of frames and files of anybody's.
+        let any = |origins: &AllowedOrigins| match origins {
+            AllowedOrigins::Any => true,
+            AllowedOrigins::Listed(list) => list.iter().any(|it| it == "null" || it == "file://"),
+        };
         let routes =
             config.domains.values().chain(config.suffixes.values()).chain(&config.fallback);
         let mut own = routes.map(|route| route.allowed_origins.as_ref());
@@ -278,8 +282,8 @@ impl Checker<'_> {
         if config.bosh.allow_credentials && is_any {
             self.problem(
                 &["bosh", "allow_credentials"],
-                "expected the pages that may send cookies in bosh.allowed_origins, found \"*\": any \
-                 page could use the sessions of its visitors",
+                "expected the pages that may send cookies in bosh.allowed_origins, found \"*\", \
+                 \"null\" or \"file://\": any page could use the sessions of its visitors",
             );
         }
     }

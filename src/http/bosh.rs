@@ -54,6 +54,8 @@ use crate::session::worker::{self, NoPlace, Worker};
 pub struct Settings {
     /// The pages that may read the answers (SEC-02): those of all domains together.
     pub origins: Origins,
+    /// It matters where a page is from: not all are welcome everywhere.
+    pub origins_matter: bool,
     /// They may send cookies, which load balancers go by.
     pub allow_credentials: bool,
     /// Request headers that pages may send besides `Content-Type`.
@@ -139,8 +141,7 @@ impl Face {
         let headers = request.headers();
         let client = Client {
             caller: Caller::of(&door::arrival(&request), headers, &settings.trust),
-            origin: origin(headers)
-                .filter(|_| settings.origins != Origins::Any || self.live.bosh_origins.differ()),
+            origin: if settings.origins_matter { origin(headers) } else { None },
             takes_gzip: settings.gzip && takes_gzip(headers),
             meter: door::entered(&request).map(|entered| Rc::clone(&entered.meter)),
             close: self.worker.shared.sessions.is_draining(),
@@ -158,7 +159,6 @@ impl Face {
             }
         }
 
-        client.meter.iter().for_each(|meter| meter.bosh());
         // Only these cost more to answer than to refuse.
         let addresses = self.worker.shared.sessions.addresses();
         if let Err(limit) = addresses.request(client.caller.limited, clock()) {
@@ -169,6 +169,7 @@ impl Face {
         let open = self.worker.shared.metrics.bosh.opened();
         let limit = self.live.bosh.body_bytes;
         let mut watch = None;
+        let mut received = clock();
         let read = match Coding::of(headers, settings.gzip) {
             None => Err(Failure::Coded),
             Some(_) if intake::announced(headers).is_some_and(|bytes| bytes > limit as u64) => {
@@ -182,6 +183,7 @@ impl Face {
                 let timeout = settings.body_timeout;
                 match intake::read(&mut payload, limit, timeout, clock()).await {
                     Ok(body) => {
+                        received = clock();
                         let length = may_leave.then_some(body.len());
                         watch.iter().for_each(|watch| watch.hold(length));
                         coding.decode(body, limit)
@@ -190,7 +192,6 @@ impl Face {
                 }
             }
         };
-        let received = clock();
         let request = match read {
             Ok(bytes) => {
                 drop(payload);
@@ -201,6 +202,7 @@ impl Face {
         };
         match self.bring(request, &client, received) {
             Ok(answer) => {
+                client.meter.iter().for_each(|meter| meter.bosh());
                 Held::new(Waiting { face: self, client, answer, _open: open }, watch).await
             }
             Err((why, instead)) => {
@@ -361,8 +363,9 @@ impl Face {
     fn preflight(&self, client: &Client) -> HttpResponse {
         let settings = &self.settings;
         let mut response = HttpResponse::build(StatusCode::NO_CONTENT);
-        let is_allowed = self.cors(client, &mut response);
-        if is_allowed {
+        self.cors(client, &mut response);
+        let is_allowed = |origin: &String| settings.origins.allows(origin);
+        if settings.origins == Origins::Any || client.origin.as_ref().is_some_and(is_allowed) {
             let mut names = "content-type".to_owned();
             for name in &settings.allowed_headers {
                 names.push_str(", ");
@@ -395,13 +398,12 @@ impl Face {
         response
     }
 
-    /// Adds what lets a page see the answer; whether this one may.
-    fn cors(&self, client: &Client, response: &mut HttpResponseBuilder) -> bool {
+    /// Adds what lets a page see the answer.
+    fn cors(&self, client: &Client, response: &mut HttpResponseBuilder) {
         let (origins, origin) = (&self.settings.origins, client.origin.as_deref());
         for header in origins.cors(origin, self.settings.allow_credentials) {
             response.insert_header(header);
         }
-        *origins == Origins::Any || origin.is_some_and(|origin| origins.allows(origin))
     }
 
     fn count(&self, client: &Client, why: Refusal) {

@@ -370,7 +370,7 @@ impl AsyncWrite for Watched {
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.io).poll_flush(cx);
-        if flushed.is_ready() {
+        if matches!(flushed, Poll::Ready(Ok(()))) {
             self.meter.flushed(clock);
         }
         self.taken(flushed, cx)

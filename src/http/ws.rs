@@ -98,6 +98,7 @@ impl Hook {
                 match allowed.map_err(NoPlace::Limit).and_then(admit) {
                     Ok(permit) => {
                         metrics.upgrade(Upgrade::Accepted);
+                        meter.upgraded();
                         answer.extend(handshake::switching_protocols(&accept_key, protocol));
                         let live = Arc::clone(&live.sessions);
                         return self

@@ -144,10 +144,10 @@ impl Histogram {
     }
 
     fn observe(&self, time: Duration, times: u64) {
-        let micros = time.as_nanos().div_ceil(1000);
-        let at = self.bounds.partition_point(|bound| u128::from(*bound) < micros);
-        self.buckets[at].add(times);
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        let micros = nanoseconds.div_ceil(1000);
+        let at = self.bounds.partition_point(|bound| *bound < micros);
+        self.buckets[at].add(times);
         self.nanoseconds.add(nanoseconds.saturating_mul(times));
     }
 }
@@ -159,7 +159,7 @@ pub struct Local {
     payload: [[Count; 2]; 3],
     wire: [[Count; 2]; 6],
     connections: [Count; 6],
-    requests: [Count; 2],
+    requests: [Count; 6],
     delivery: [[Histogram; 2]; 3],
     waits: Histogram,
     undelivered: [Count; 3],
@@ -244,9 +244,9 @@ impl Local {
         self.connections[carried as usize].add(1);
     }
 
-    /// A request for a BOSH session.
-    pub(crate) fn request(&self, over_h2: bool) {
-        self.requests[usize::from(over_h2)].add(1);
+    /// A request that was for a session.
+    pub(crate) fn request(&self, carried: Carried) {
+        self.requests[carried as usize].add(1);
     }
 }
 
@@ -286,18 +286,20 @@ const WIRE: Family = (
 );
 const CONNECTIONS: Family = (
     "bosphorus_client_connections_total",
-    "Connections of clients, counted when it is known what they carry, or at their end",
+    "Connections of clients, counted when it is known what they carry, or at their end; one that a \
+     proxy uses for both transports is one of each",
     &["transport", "http"],
 );
 const REQUESTS: Family = (
     "bosphorus_http_requests_total",
-    "HTTP requests that carried sessions: POSTs of BOSH, upgrades of WebSockets",
+    "HTTP requests that sessions got: POSTs of BOSH, upgrades after which a stream was opened",
     &["transport", "http"],
 );
 const DELIVERY: Family = (
     "bosphorus_delivery_seconds",
     "Time of an element from the last byte read on one side to the last byte handed to the kernel \
-     on the other; over BOSH the wait for a request is part of it",
+     on the other; over BOSH the wait for a request is part of it. What never arrived, or only in a \
+     repeated response, is not in it",
     &["transport", "direction"],
 );
 const WAITS: Family = (
@@ -376,6 +378,7 @@ impl Collector for Locals {
         }
         let mut wire = Vec::new();
         let mut connections = Vec::new();
+        let mut requests = Vec::new();
         for carried in Carried::ALL {
             let [transport, http] = carried.labels();
             for direction in Direction::ALL {
@@ -385,16 +388,11 @@ impl Collector for Locals {
             }
             let count = sum(&|local| &local.connections[carried as usize]);
             connections.push(counter(&[transport, http], count));
+            if !matches!(carried, Carried::Nothing | Carried::NothingOverH2) {
+                let count = sum(&|local| &local.requests[carried as usize]);
+                requests.push(counter(&[transport, http], count));
+            }
         }
-        let websockets = |carried: Carried| {
-            counter(&carried.labels(), sum(&|local| &local.connections[carried as usize]))
-        };
-        let requests = vec![
-            websockets(Carried::Websocket),
-            websockets(Carried::WebsocketLegacy),
-            counter(&Carried::Bosh.labels(), sum(&|local| &local.requests[0])),
-            counter(&Carried::BoshOverH2.labels(), sum(&|local| &local.requests[1])),
-        ];
         let waits = vec![histogram(&[], &BOUNDS, |count| sum(&|local| count(&local.waits)))];
         let counters = MetricType::COUNTER;
         vec![

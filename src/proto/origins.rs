@@ -67,18 +67,16 @@ impl ByDomain {
         Origins::Listed(all)
     }
 
-    /// Whether it depends on the domain who may connect.
+    /// Whether it matters where a page is from.
     #[must_use]
-    pub fn differ(&self) -> bool {
-        let mut values = self.values();
-        let first = values.next();
-        values.any(|origins| Some(origins) != first)
+    pub fn matter(&self) -> bool {
+        self.values().any(|origins| *origins != Origins::Any)
     }
 
     /// The origin of a client, if its streams will be judged by that and were not yet.
     #[must_use]
     pub fn of_interest(&self, origin: Option<&str>) -> Option<Box<str>> {
-        origin.filter(|_| self.differ()).map(Into::into)
+        origin.filter(|_| self.matter()).map(Into::into)
     }
 
     /// Whether a page of `origin` may open a stream of `domain`. A client that is no page has none,
@@ -192,7 +190,7 @@ mod tests {
             by_domain.all(),
             listed(&["https://a.test", "https://b.test", "https://c.test"])
         );
-        assert!(by_domain.differ());
+        assert!(by_domain.matter());
         for (name, origin, allowed) in [
             ("a.test", Some("https://a.test"), true),
             ("a.test", Some("https://b.test"), false),
@@ -207,6 +205,6 @@ mod tests {
         assert_eq!(by_domain.all(), Origins::Any);
         by_domain.domains.clear();
         by_domain.suffixes.clear();
-        assert!(!by_domain.differ());
+        assert!(!by_domain.matter());
     }
 }

@@ -529,7 +529,7 @@ impl<M: Driven> Future for Run<M> {
             this.registered = true;
             this.worker.register(this.id, cx.waker().clone(), this.recording.clone());
         }
-        let now = clock();
+        let mut now = clock();
         let worker = Rc::clone(&this.worker);
         let mut buffers = worker.buffers.borrow_mut();
         buffers.begin();
@@ -538,6 +538,8 @@ impl<M: Driven> Future for Run<M> {
             turns += 1;
             let spent = turns >= TURNS;
             if this.turn(&mut buffers, now, cx) && !spent {
+                // What is read next is as old as this.
+                now = clock();
                 continue;
             }
             let more = this.answer(&mut buffers.bosh, now, cx);

@@ -46,10 +46,15 @@ impl Meter {
         self.over_h2.set(true);
     }
 
-    /// A request for a BOSH session has come.
+    /// A request has come that a BOSH session has got.
     pub fn bosh(&self) {
-        self.local.request(self.over_h2.get());
         self.carries(if self.over_h2.get() { Carried::BoshOverH2 } else { Carried::Bosh });
+    }
+
+    /// It has been upgraded: what has not been counted yet is the request for that, whatever the
+    /// connection has carried before, as those of reverse proxies do.
+    pub fn upgraded(&self) {
+        self.carried.set(Carried::Nothing);
     }
 
     /// It is a WebSocket, of that framing.
@@ -61,6 +66,7 @@ impl Meter {
     }
 
     fn carries(&self, carried: Carried) {
+        self.local.request(carried);
         if self.carried.get() == Carried::Nothing {
             self.carried.set(carried);
             self.local.connection(carried);
@@ -157,6 +163,22 @@ mod tests {
         assert_eq!((wire("bosh", "1.1", "to_server"), wire("bosh", "1.1", "to_client")), (102, 53));
         let requests = "bosphorus_http_requests_total{http=\"1.1\",transport=\"bosh\"}";
         assert_eq!(value(requests), 2);
+
+        // A proxy's connection, used again for an upgrade.
+        let meter = Meter::new(Arc::clone(&local));
+        meter.traffic().add(5, 5);
+        meter.bosh();
+        meter.traffic().add(10, 20);
+        meter.upgraded();
+        meter.count();
+        meter.websocket(Transport::Websocket);
+        meter.traffic().add(1, 1);
+        drop(meter);
+        let websocket = |direction| wire("websocket", "1.1", direction);
+        assert_eq!((websocket("to_server"), websocket("to_client")), (11, 21));
+        assert_eq!((wire("bosh", "1.1", "to_server"), wire("bosh", "1.1", "to_client")), (107, 58));
+        let requests = "bosphorus_http_requests_total{http=\"1.1\",transport=\"websocket\"}";
+        assert_eq!(value(requests), 1);
 
         let meter = Meter::new(local);
         meter.over_h2();

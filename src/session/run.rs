@@ -130,14 +130,15 @@ impl Run {
         progress |= self.poll_connect(buffers, now, cx);
         // Counted before it is written: whoever has received a stanza finds it in the metrics.
         let passed = self.count(buffers, now);
-        progress |= self.write_both(buffers, now, cx);
-        self.settle(passed, now);
+        let (more, taken) = self.write_both(buffers, now, cx);
+        progress |= more;
+        self.settle(passed, taken, now);
         progress |= self.read_server(buffers, now, cx);
         self.machine_tick(buffers, now);
         let passed = self.count(buffers, now);
-        progress |= self.write_both(buffers, now, cx);
-        self.settle(passed, now);
-        progress
+        let (more, taken) = self.write_both(buffers, now, cx);
+        self.settle(passed, taken, now);
+        progress | more
     }
 
     // ---- the client ----------------------------------------------------------------------
@@ -251,22 +252,28 @@ impl Run {
 
     /// True if a socket has taken all that waited for it: the other side, which was not read
     /// meanwhile and so will not wake this task, has to be looked at again.
-    fn write_both(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
+    fn write_both(
+        &mut self,
+        buffers: &mut Buffers,
+        now: Instant,
+        cx: &mut Context<'_>,
+    ) -> (bool, Taken) {
         let (server_waits, client_waits) = (self.link.is_waiting(), !self.to_client.is_empty());
         self.link.write(&mut buffers.out.server, self.machine.server(), now, cx);
-        self.write_client(buffers, now, cx);
+        let taken = self.write_client(buffers, now, cx);
         let (server_waited, client_waited) = (server_waits, client_waits);
         let (server_waits, client_waits) = (self.link.is_waiting(), !self.to_client.is_empty());
         self.recording.waits(Side::Server, server_waited, server_waits, now);
         self.recording.waits(Side::Client, client_waited, client_waits, now);
-        server_waited && !server_waits || client_waited && !client_waits
+        (server_waited && !server_waits || client_waited && !client_waits, taken)
     }
 
-    fn write_client(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) {
+    /// What the client has taken of what there was for it.
+    fn write_client(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> Taken {
         let fresh = &mut buffers.out.client;
         let Some(client) = &mut self.client else {
             fresh.clear();
-            return;
+            return Taken::Nothing;
         };
         if self.client_deaf {
             fresh.clear();
@@ -277,6 +284,12 @@ impl Run {
             self.to_client.clear();
             self.client_deaf = true;
         }
+        // Before the client's side is given up: it may have taken all that was for it.
+        let taken = match self.client_deaf {
+            true => Taken::Nothing,
+            false if self.to_client.is_empty() => Taken::All,
+            false => Taken::Some,
+        };
         if self.to_client.is_empty() {
             let shut = match self.machine.client() {
                 ClientSide::Closing { shut, .. } => shut,
@@ -292,6 +305,7 @@ impl Run {
             self.to_client.clear();
             self.held_client = Vec::new();
         }
+        if self.client.is_none() && taken == Taken::Some { Taken::Nothing } else { taken }
     }
 
     fn machine_tick(&mut self, buffers: &mut Buffers, now: Instant) {
@@ -356,13 +370,8 @@ impl Run {
     }
 
     /// After a write: elements that passed, and were read at `now`, have arrived or wait.
-    fn settle(&mut self, [to_server, to_client]: [u32; 2], now: Instant) {
+    fn settle(&mut self, [to_server, to_client]: [u32; 2], client: Taken, now: Instant) {
         let Some(transport) = self.transport else { return };
-        let client = match (&self.client, self.client_deaf) {
-            (Some(_), false) if self.to_client.is_empty() => Taken::All,
-            (Some(_), false) => Taken::Some,
-            _ => Taken::Nothing,
-        };
         let [server_delivery, client_delivery] = &mut self.delivering;
         let local = &self.worker.local;
         for (delivery, passed, taken, direction) in [

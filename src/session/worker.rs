@@ -265,6 +265,7 @@ impl Buffers {
         self.out.tally = Tally::default();
         self.bosh.server.clear();
         self.bosh.responses.clear();
+        self.bosh.forwarded.clear();
         self.bosh.tally = Tally::default();
         self.bosh.counts = bosh::session::Counts::default();
     }

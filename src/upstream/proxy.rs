@@ -3,7 +3,7 @@
 //! The words are those of HAProxy's `proxy-protocol.txt`; the crate `proxy-header` writes them. Here
 //! is only what to say, and the checksum.
 
-use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use proxy_header::{ProxiedAddress, ProxyHeader, SslInfo, Tlv};
 
@@ -34,6 +34,16 @@ pub struct Client {
     pub id: u64,
 }
 
+/// No address, of the same family.
+fn unspecified(address: SocketAddr) -> SocketAddr {
+    let none = if address.is_ipv4() {
+        IpAddr::V4(Ipv4Addr::UNSPECIFIED)
+    } else {
+        IpAddr::V6(Ipv6Addr::UNSPECIFIED)
+    };
+    SocketAddr::new(none, 0)
+}
+
 impl ProxyProtocol {
     /// The bytes before everything else on a connection to `server`, the address of a TCP server.
     pub(super) fn header(
@@ -43,7 +53,8 @@ impl ProxyProtocol {
         server: Option<SocketAddr>,
     ) -> Vec<u8> {
         let mut bytes = Vec::new();
-        let destination = client.local.or(server);
+        // Between two Unix sockets nobody has another address than the client.
+        let destination = client.local.or(server).or_else(|| client.address.map(unspecified));
         let addresses = client.address.zip(destination).map(|(source, destination)| {
             let (source, destination) = one_family(source, destination);
             ProxiedAddress::stream(source, destination)

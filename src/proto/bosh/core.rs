@@ -125,6 +125,8 @@ pub(super) enum ClientSide {
         words: Bytes,
         /// The request that was told, which may yet turn out to be gone.
         told: Option<RequestId>,
+        /// Elements of the server's that are in `words`.
+        elements: u32,
     },
     Gone,
 }
@@ -570,7 +572,12 @@ impl Core {
                 _ => self.flush(out, now),
             },
             ClientSide::Terminating(until) if *until <= now => self.terminated(out, now),
-            ClientSide::Zombie { until, .. } if *until <= now => self.leave(),
+            ClientSide::Zombie { until, told, elements, .. } if *until <= now => {
+                if told.is_none() {
+                    out.counts.undelivered += *elements;
+                }
+                self.leave();
+            }
             ClientSide::Terminating(_) | ClientSide::Zombie { .. } | ClientSide::Gone => {}
         }
         match self.server {

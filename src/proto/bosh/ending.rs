@@ -107,10 +107,10 @@ impl Core {
         self.end(fault);
         let is_told = self.tell_end(fault, culprit, out);
         if !is_told && is_remembered(fault) {
-            let words = self.last_words(fault, out);
+            let (words, elements) = self.last_words(fault, out);
             self.early = Vec::new();
             let until = now + self.settings.zombie;
-            self.client = ClientSide::Zombie { until, words, told: None };
+            self.client = ClientSide::Zombie { until, words, told: None, elements };
             self.queue.clear();
             self.window.shrink(ZOMBIE_BYTES);
             self.idle_since = None;
@@ -234,15 +234,16 @@ impl Core {
         bytes.into()
     }
 
-    /// What the next request will be told (BOSH-77).
-    fn last_words(&mut self, fault: Fault, out: &mut Out) -> Bytes {
+    /// What the next request will be told (BOSH-77), and how many of the server's elements that has.
+    fn last_words(&mut self, fault: Fault, out: &mut Out) -> (Bytes, u32) {
         if self.queue.bytes() > ZOMBIE_BYTES {
             self.give_up(out);
         }
+        let elements = self.queue.elements();
         let words = self.write_end(fault, None);
         // When somebody asks for them is not known.
         self.assigned.read = Vec::new();
-        words
+        (words, elements)
     }
 
     /// Nobody will take what waits for the client.
@@ -260,7 +261,7 @@ impl Core {
                 ));
             }
         }
-        out.counts.undelivered += self.queue.stanzas();
+        out.counts.undelivered += self.queue.elements();
         self.queue.clear();
     }
 

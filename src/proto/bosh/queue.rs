@@ -62,10 +62,10 @@ impl Queue {
         self.bytes.capacity() + self.parts.capacity() * size_of::<Waiting>()
     }
 
-    /// Stanzas, which somebody will miss if they are given up.
-    pub(super) fn stanzas(&self) -> u32 {
-        let stanzas = self.parts.iter().filter(|part| part.kind.is_stanza()).count();
-        u32::try_from(stanzas).unwrap_or(u32::MAX)
+    /// What the server has said of it.
+    pub(super) fn elements(&self) -> u32 {
+        let elements = self.parts.iter().filter(|part| part.read.is_some()).count();
+        u32::try_from(elements).unwrap_or(u32::MAX)
     }
 
     /// Appends what `write` writes, as one payload that was `read` then; nothing if it writes nothing.

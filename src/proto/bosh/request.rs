@@ -443,7 +443,7 @@ impl Core {
             out.responses.push(Respond { id, reply, why: Why::Replay });
             return;
         }
-        let ClientSide::Zombie { until, words, told } = &mut self.client else { return };
+        let ClientSide::Zombie { until, words, told, .. } = &mut self.client else { return };
         if told.is_some() {
             return self.refuse(id, out);
         }

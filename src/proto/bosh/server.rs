@@ -56,7 +56,7 @@ impl Core {
         match kind {
             Kind::StreamError => {
                 // XB-14, UP-34: given whole to the client, then both streams are closed.
-                self.queue.push(kind, Some(now), |bytes| seam::to_client(element, bytes));
+                self.queue.push(kind, None, |bytes| seam::to_client(element, bytes));
                 self.server_failed(out, now);
                 return;
             }
