@@ -5,40 +5,29 @@
 #![expect(clippy::unwrap_used, reason = "the test authority's helpers may panic")]
 
 mod common;
+#[path = "dashboards/load.rs"]
+mod load;
 #[allow(dead_code, reason = "shared with tests/upstream.rs")]
 #[path = "common/pki.rs"]
 mod pki;
-#[path = "common/prometheus.rs"]
+#[path = "dashboards/prometheus.rs"]
 mod prometheus;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
-use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use anyhow::{Context, bail, ensure};
 use serde_json::Value;
 
-use common::bosh::{CREATION, Session};
-use common::bridge::{self, Http2, Multiplexer};
-use common::client::{Client, Endpoint, Transport};
-use common::gateway::{Gateway, domain_toml};
-use common::http::Url;
-use common::process::{Directory, free_ports};
-use common::scram::Mechanism;
-use common::server::{Kind, Server};
-use common::socket::Socket;
-use common::{PATIENCE, Result, block_on, eventually, in_ci};
-use pki::{Ca, Validity};
-use prometheus::{Prometheus, Rule, promtool};
+use common::process::Directory;
+use common::server::Kind;
+use common::{PATIENCE, Result, block_on, in_ci};
+use load::Load;
+use prometheus::{Prometheus, promtool};
 use tokio::time::timeout;
 
-/// The name in the gateway's certificate.
-const NAME: &str = "gateway.test";
-/// How many scrapes of the load there are before anything is asked.
-const SCRAPES: f64 = 24.0;
 /// Panels that have to be empty when all is well.
 const EMPTY: &[(&str, &str)] = &[("bosphorus-health", "Alerts that fire")];
 
@@ -256,6 +245,30 @@ fn dashboards_are_complete() -> Result {
     Ok(())
 }
 
+/// The Debian package has every file.
+#[test]
+fn all_of_it_is_packaged() -> Result {
+    let manifest = fs::read_to_string(folder("../Cargo.toml"))?;
+    let mut folders = vec![folder(".")];
+    while let Some(place) = folders.pop() {
+        for entry in fs::read_dir(&place)? {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let place = place.strip_prefix(folder("."))?.join("").display().to_string();
+            let leaf = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let packaged = ["*", &leaf].iter().any(|name| {
+                let target = format!("usr/share/doc/bosphorus/grafana/{place}");
+                manifest.contains(&format!("[\"grafana/{place}{name}\", \"{target}\", \"644\"]"))
+            });
+            ensure!(packaged, "{} is in no package", path.display());
+        }
+    }
+    Ok(())
+}
+
 /// What the checks above go by can fail.
 #[test]
 fn selectors_are_taken_apart() {
@@ -289,194 +302,6 @@ fn row(
         found.len(),
     )?;
     Ok(())
-}
-
-/// Who uses the gateway.
-struct Load {
-    server: std::sync::Arc<Server>,
-    gateway: Gateway,
-    toml: String,
-    /// Where requests go on over HTTP/2.
-    over_h2: Multiplexer,
-    _files: Directory,
-    _ca: Ca,
-}
-
-impl Load {
-    async fn new() -> Result<Self> {
-        let server = Server::prosody()?;
-        let ca = Ca::new();
-        let files = Directory::new("certificates")?;
-        let identity = ca.issue(&[NAME], Validity::Now);
-        let [chain, key] = identity.pem();
-        let (chain, key) = (files.write("chain.pem", chain)?, files.write("key.pem", key)?);
-        let [port] = free_ports()?;
-        let toml = format!(
-            "[listen]\ntls_addresses = [\"127.0.0.1:{port}\"]\n[[tls.certificates]]\n\
-             certificate = {chain:?}\nkey = {key:?}\n{}",
-            domain_toml(&server)
-        );
-        let gateway = Gateway::start(&toml)?;
-        let config = bridge::client(&ca.file(), rustls::ALL_VERSIONS, &[b"h2"])?;
-        let to = SocketAddr::from(([127, 0, 0, 1], port));
-        let over_h2 = Multiplexer::new(Http2::connect(&config, to, NAME).await?).await?;
-        Ok(Self { server, gateway, toml, over_h2, _files: files, _ca: ca })
-    }
-
-    fn endpoint(&self, transport: Transport) -> Endpoint {
-        Endpoint { url: self.gateway.url(transport), transport }
-    }
-
-    /// Clients over all transports talk, others come and go or fail, until there are enough
-    /// scrapes. Those that are still there.
-    async fn run(&self, prometheus: &Prometheus) -> Result<Vec<Client>> {
-        let mut endpoints: Vec<_> = [Transport::Ws, Transport::Ws, Transport::WsLegacy]
-            .into_iter()
-            .chain([Transport::Bosh])
-            .map(|transport| self.endpoint(transport))
-            .collect();
-        let url = format!("http://{}/http-bind", self.over_h2.address);
-        endpoints.push(Endpoint { url, transport: Transport::Bosh });
-        let mut clients = Vec::new();
-        for endpoint in &endpoints {
-            clients.push(Client::online(endpoint, &self.server.account()).await?);
-        }
-        // One that says nothing.
-        let url = Url::parse(&self.gateway.bosh_url())?;
-        let attributes = format!("to='{}' {CREATION}", self.server.domain());
-        let attributes = attributes.replace("wait='60'", "wait='1'");
-        let mut silent = Session::create_with(&url, &attributes).await?;
-        let account = self.server.account();
-        silent.login(&account.name, &account.password).await?;
-        let mut idle = silent.next("", "").await?;
-
-        let begun = prometheus.scrapes()?;
-        let (mut round, mut reloaded) = (0, false);
-        loop {
-            let scrapes = prometheus.scrapes()? - begun;
-            if scrapes >= SCRAPES {
-                break;
-            }
-            if scrapes > SCRAPES / 3.0 && !reloaded {
-                self.reload(&self.toml, "ok").await?;
-                reloaded = true;
-            }
-            for client in &mut clients {
-                let (jid, text) = (client.jid.clone(), format!("{round} {}", "x".repeat(200)));
-                client.message(&jid, &text).await?;
-                ensure!(client.body().await? == text);
-            }
-            match round % 8 {
-                0 => self.visit(&self.server.account()).await?,
-                1 => self.fail_to_log_in().await?,
-                2 => self.lose().await?,
-                3 => self.ask_for_nothing(&url).await?,
-                _ => {}
-            }
-            if round % 40 == 30 {
-                // The first answer comes when its wait is over.
-                idle.body().await?;
-                silent.keep(idle);
-                idle = silent.next("", "").await?;
-            }
-            round += 1;
-            tokio::time::sleep(Duration::from_millis(20)).await;
-        }
-        Ok(clients)
-    }
-
-    /// Sessions with a beginning and an end.
-    async fn visit(&self, account: &common::server::Account) -> Result {
-        for transport in Transport::ALL {
-            Client::online(&self.endpoint(transport), account).await?.quit().await?;
-        }
-        Ok(())
-    }
-
-    /// Wrong passwords.
-    async fn fail_to_log_in(&self) -> Result {
-        let account = self.server.account();
-        for transport in [Transport::Ws, Transport::Bosh] {
-            let mut client = Client::connect(&self.endpoint(transport)).await?;
-            client.open(&account.domain).await?;
-            let answer = client.authenticate(Mechanism::ScramSha1, &account.name, "wrong").await?;
-            ensure!(answer.is_err(), "a wrong password was taken");
-            client.quit().await?;
-        }
-        Ok(())
-    }
-
-    /// Lines that are cut, a rid that is none, a domain that is not served.
-    async fn lose(&self) -> Result {
-        let account = self.server.account();
-        for transport in [Transport::Ws, Transport::WsLegacy] {
-            Client::online(&self.endpoint(transport), &account).await?.cut()?;
-        }
-        let url = Url::parse(&self.gateway.bosh_url())?;
-        let mut session = Session::create(&url, self.server.domain()).await?;
-        let mut pending = session.post(session.rid + 1000, "", "").await?;
-        ensure!(pending.body().await?.terminate().is_some(), "a rid too high was taken");
-        let mut stranger = Client::connect(&self.endpoint(Transport::Ws)).await?;
-        ensure!(stranger.open("elsewhere.test").await.is_err(), "any domain is served");
-        Ok(())
-    }
-
-    /// An upgrade without the subprotocol, a request of no session.
-    async fn ask_for_nothing(&self, url: &Url) -> Result {
-        let headers = "Sec-WebSocket-Protocol: chat\r\n";
-        let refused = Socket::request(&self.gateway.ws_url(), headers).await?;
-        ensure!(refused.is_err(), "another subprotocol was taken");
-        let mut session = Session::create(url, self.server.domain()).await?;
-        let sid = std::mem::replace(&mut session.sid, "nobody".to_owned());
-        let body = session.ask("", "").await?;
-        ensure!(body.terminate().is_some(), "a sid that is none was taken");
-        // That rid was none of the session's.
-        session.sid = sid;
-        session.rid -= 1;
-        session.ask("type='terminate'", "").await?;
-        Ok(())
-    }
-
-    /// Has a configuration read.
-    async fn reload(&self, toml: &str, outcome: &str) -> Result {
-        self.gateway.write_config(toml)?;
-        self.gateway.signal("HUP")?;
-        let reloads = format!("bosphorus_config_reloads_total{{outcome=\"{outcome}\"}}");
-        eventually("the reload", async || (self.gateway.metric(&reloads).ok()? > 0.0).then_some(()))
-            .await
-    }
-
-    /// The server is gone, a configuration is refused, and then the gateway is gone as well: alerts
-    /// whose expressions say so, besides those that the cases of the rules have.
-    async fn go_wrong(&self, prometheus: &Prometheus, rules: &[Rule]) -> Result {
-        let wrong = async |alerts: &[&str]| {
-            for alert in alerts {
-                let rule = rules.iter().find(|rule| rule.name == *alert);
-                let rule = rule.with_context(|| format!("no alert {alert}"))?;
-                eventually(alert, async || {
-                    let found = prometheus.instant(&rule.expression).ok()?;
-                    (!found.is_empty()).then_some(())
-                })
-                .await?;
-            }
-            Ok::<_, anyhow::Error>(())
-        };
-        self.server.kill();
-        for _ in 0..20 {
-            let mut client = Client::connect(&self.endpoint(Transport::Ws)).await?;
-            ensure!(client.open(self.server.domain()).await.is_err(), "the server lives");
-        }
-        self.reload("[limits]\nsessions = 0\n", "failed").await?;
-        wrong(&[
-            "BosphorusServerDown",
-            "BosphorusNoServer",
-            "BosphorusSessionsFindNoServer",
-            "BosphorusReloadFailed",
-        ])
-        .await?;
-        self.gateway.kill()?;
-        wrong(&["BosphorusDown"]).await
-    }
 }
 
 fn folder(leaf: &str) -> PathBuf {
