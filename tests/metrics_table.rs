@@ -80,7 +80,9 @@ fn the_readme_has_what_is_registered() -> Result {
         );
     }
     let (told, _) = told()?;
-    let told: BTreeSet<_> = told.into_keys().collect();
+    // Those of the process are of the library's making.
+    let told: BTreeSet<_> =
+        told.into_keys().filter(|family| family.starts_with("bosphorus_")).collect();
     ensure!(told == registered, "{told:#?}\nregistered: {registered:#?}");
     Ok(())
 }

@@ -9,6 +9,7 @@ mod bosh;
 mod http;
 mod limits;
 mod local;
+mod process;
 mod tls;
 mod upstream;
 
@@ -27,6 +28,7 @@ pub use tls::{Handshake, TlsMetrics};
 pub use upstream::{Servers, Up};
 
 use self::local::Locals;
+use self::process::Process;
 use crate::proto::fault::Fault;
 
 /// How a client reaches us.
@@ -231,6 +233,7 @@ impl Metrics {
             "When the configuration in force was read, in seconds since 1970",
         )?;
         registry.register(Box::new(last_reload.clone()))?;
+        registry.register(Box::new(Process::new()))?;
         let build = int_gauge_vec(
             &registry,
             "bosphorus_build_info",
