@@ -150,7 +150,12 @@ async fn compare(
     };
     let endpoint = Endpoint { url, transport: way.transport };
     let account = server.account();
+    let begun = now();
     let mut client = Client::online(&endpoint, &account).await?;
+    let bound = format!("{{transport=\"{}\"}}", way.labels().0);
+    let count = gateway.metric(&format!("bosphorus_session_bound_seconds_count{bound}"))?;
+    let (took, most) = (sum(&gateway, "session_bound_seconds", &bound)?, begun.elapsed());
+    ensure!(count == 1.0 && took > 0.0 && took <= most.as_secs_f64(), "{took} s of {most:?}");
     let mut round_trips = Duration::ZERO;
     let jid = client.jid.clone();
     for index in 0..MESSAGES {

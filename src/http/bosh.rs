@@ -237,7 +237,7 @@ impl Face {
     fn bring(
         &self,
         request: Result<Body, Unreadable>,
-        Client { caller, origin, .. }: &Client,
+        Client { caller, origin, meter, .. }: &Client,
         received: Instant,
     ) -> Result<oneshot::Receiver<Reply>, (Refusal, Instead)> {
         let shared = &self.worker.shared;
@@ -280,7 +280,9 @@ impl Face {
             }
             (Refusal::Overload, Instead::Later)
         })?;
-        create(&self.worker, &self.live, body, permit, caller.client(), origin.as_deref())
+        let begun = meter.as_ref().map_or(received, |meter| meter.begun(received));
+        let client = (caller.client(), begun);
+        create(&self.worker, &self.live, body, permit, client, origin.as_deref())
             .map_err(|reply| (Refusal::Creation, Instead::Reply(reply)))
     }
 

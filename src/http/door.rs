@@ -79,7 +79,7 @@ impl Door {
         let limited = self.settings.trust.limited(&arrival);
         match self.addresses.connection(limited, clock()) {
             Ok(place) => {
-                let meter = Rc::new(Meter::new(Arc::clone(&self.local)));
+                let meter = Rc::new(Meter::new(Arc::clone(&self.local), clock()));
                 Some(Entered { arrival, meter, _place: place })
             }
             Err(limit) => {

@@ -9,7 +9,7 @@
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use actix_codec::Framed;
 use actix_http::{HttpMessage as _, Request, h1};
@@ -98,12 +98,13 @@ impl Hook {
                 match allowed.map_err(NoPlace::Limit).and_then(admit) {
                     Ok(permit) => {
                         metrics.upgrade(Upgrade::Accepted);
+                        let begun = meter.begun(now);
                         meter.upgraded();
                         answer.extend(handshake::switching_protocols(&accept_key, protocol));
                         let live = Arc::clone(&live.sessions);
                         return self
                             .start(
-                                (socket, meter),
+                                (socket, meter, begun),
                                 &answer,
                                 early,
                                 live,
@@ -157,7 +158,7 @@ impl Hook {
 
     async fn start(
         &self,
-        (mut socket, meter): (Io, Rc<Meter>),
+        (mut socket, meter, begun): (Io, Rc<Meter>, Instant),
         answer: &[u8],
         early: Vec<u8>,
         live: Arc<worker::Live>,
@@ -180,8 +181,17 @@ impl Hook {
             domain = tracing::field::Empty,
         );
         let worker = Rc::clone(&self.worker);
-        let run =
-            Run::new(worker, live, socket, early, permit, span, (who, origin), meter, clock());
+        let run = Run::new(
+            worker,
+            live,
+            socket,
+            early,
+            permit,
+            span,
+            (who, origin),
+            (meter, begun),
+            clock(),
+        );
         actix_rt::spawn(run);
         Ok(())
     }

@@ -164,6 +164,7 @@ pub struct Local {
     waits: Histogram,
     undelivered: [Count; 3],
     silence: [Histogram; 3],
+    bound: [Histogram; 3],
 }
 
 impl Default for Local {
@@ -178,6 +179,7 @@ impl Default for Local {
             waits: Histogram::default(),
             undelivered: Default::default(),
             silence: [(); 3].map(|()| Histogram::new(&SLOW_BOUNDS)),
+            bound: [(); 3].map(|()| Histogram::new(&SLOW_BOUNDS)),
         }
     }
 }
@@ -226,6 +228,11 @@ impl Local {
         if elements > 0 {
             self.undelivered[transport as usize].add(u64::from(elements));
         }
+    }
+
+    /// A resource was bound so long after the client had begun.
+    pub(crate) fn bound(&self, transport: Transport, time: Duration) {
+        self.bound[transport as usize].observe(time, 1);
     }
 
     /// A client was noticed to be lost so long after the last sign of it.
@@ -319,8 +326,15 @@ const SILENCE: Family = (
     &["transport"],
 );
 
-const FAMILIES: [Family; 9] =
-    [ELEMENTS, PAYLOAD, WIRE, CONNECTIONS, REQUESTS, DELIVERY, WAITS, UNDELIVERED, SILENCE];
+const BOUND: Family = (
+    "bosphorus_session_bound_seconds",
+    "Time from the connection of a client, or from its request for a session on one that was there \
+     already, until it could send stanzas",
+    &["transport"],
+);
+
+const FAMILIES: [Family; 10] =
+    [ELEMENTS, PAYLOAD, WIRE, CONNECTIONS, REQUESTS, DELIVERY, WAITS, UNDELIVERED, SILENCE, BOUND];
 
 impl Locals {
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
@@ -357,11 +371,15 @@ impl Collector for Locals {
         let mut delivery = Vec::new();
         let mut undelivered = Vec::new();
         let mut silence = Vec::new();
+        let mut bound = Vec::new();
         for transport in Transport::ALL {
             let (label, t) = ([("transport", transport.label())], transport as usize);
             undelivered.push(counter(&label, sum(&|local| &local.undelivered[t])));
             silence.push(histogram(&label, &SLOW_BOUNDS, |count| {
                 sum(&|local| count(&local.silence[t]))
+            }));
+            bound.push(histogram(&label, &SLOW_BOUNDS, |count| {
+                sum(&|local| count(&local.bound[t]))
             }));
             for direction in Direction::ALL {
                 let labels = [("transport", transport.label()), ("direction", direction.label())];
@@ -405,6 +423,7 @@ impl Collector for Locals {
             family(WAITS, MetricType::HISTOGRAM, waits),
             family(UNDELIVERED, counters, undelivered),
             family(SILENCE, MetricType::HISTOGRAM, silence),
+            family(BOUND, MetricType::HISTOGRAM, bound),
         ]
     }
 }

@@ -42,9 +42,10 @@ const FIRST: RequestId = RequestId(0);
 /// Its rid, which is the first: [`Recording::rid`] of it.
 const FIRST_RID: Rid = Some(std::num::NonZeroU32::MIN);
 
-/// Makes the session that `body` asks for on behalf of `client` (its `id` is given here) and starts
-/// its task on this worker; `origin` is that of the page which asks, if one does. The receiver gets the creation response. If the client's connection is
-/// TLS, those of all its further requests have to be (BOSH-89).
+/// Makes the session that `body` asks for on behalf of `client` (its `id` is given here), who began
+/// at `begun`, and starts its task on this worker; `origin` is that of the page which asks, if one
+/// does. The receiver gets the creation response. If the client's connection is TLS, those of all
+/// its further requests have to be (BOSH-89).
 ///
 /// # Errors
 /// The answer to a request that makes no session; nothing is left of it.
@@ -53,7 +54,7 @@ pub fn create(
     live: &Arc<Live>,
     body: Body,
     permit: Permit,
-    client: Client,
+    (client, begun): (Client, Instant),
     origin: Option<&str>,
 ) -> Result<oneshot::Receiver<Reply>, Reply> {
     let now = clock();
@@ -78,7 +79,8 @@ pub fn create(
         shared.registry.insert(sid, client.secure).ok_or_else(|| refusal(Fault::Bug))?;
     let at = (Rc::clone(worker), Arc::clone(live));
     let origin = live.bosh_origins.of_interest(origin);
-    let (run, answer) = Run::new(at, machine, (place, mailbox), permit, (client, origin), now);
+    let (run, answer) =
+        Run::new(at, machine, (place, mailbox), permit, (client, origin, begun), now);
     run.recording.created(rid, now);
     actix_rt::spawn(run);
     Ok(answer)
@@ -110,6 +112,8 @@ struct Run<M: Driven> {
     link: ServerLink,
     /// What the server's socket has not taken whole.
     delivering: Delivery,
+    /// When the client began.
+    begun: Instant,
     /// When the last request came.
     heard: Instant,
     sleep: Pin<Box<Sleep>>,
@@ -137,7 +141,7 @@ impl<M: Driven> Run<M> {
         machine: M,
         (place, mailbox): (Registered, Mailbox),
         permit: Permit,
-        (client, origin): (Client, Option<Box<str>>),
+        (client, origin, begun): (Client, Option<Box<str>>, Instant),
         now: Instant,
     ) -> (Self, oneshot::Receiver<Reply>) {
         let (reply, answer) = oneshot::channel();
@@ -163,6 +167,7 @@ impl<M: Driven> Run<M> {
             next: FIRST.0 + 1,
             link: ServerLink::new(client, origin),
             delivering: Delivery::default(),
+            begun,
             heard: now,
             sleep: Box::pin(tokio::time::sleep_until(at.into())),
             span,
@@ -426,6 +431,10 @@ impl<M: Driven> Run<M> {
         }
         let stage = self.machine.stage();
         if stage != self.stage {
+            if stage.bound && !self.stage.bound {
+                let time = clock().saturating_duration_since(self.begun);
+                self.worker.local.bound(Transport::Bosh, time);
+            }
             self.stage = stage;
             self.recording.stage(stage, now);
         }

@@ -13,6 +13,7 @@ use crate::metrics::{Carried, Direction, Local, Transport};
 pub struct Meter {
     local: Arc<Local>,
     traffic: Arc<Traffic>,
+    accepted: Instant,
     over_h2: Cell<bool>,
     carried: Cell<Carried>,
     /// Bytes that were counted already: read, and written.
@@ -22,12 +23,13 @@ pub struct Meter {
 }
 
 impl Meter {
-    /// A connection that was just accepted by the worker with these counters.
+    /// A connection that was accepted at `now` by the worker with these counters.
     #[must_use]
-    pub fn new(local: Arc<Local>) -> Self {
+    pub fn new(local: Arc<Local>, now: Instant) -> Self {
         Self {
             local,
             traffic: Arc::default(),
+            accepted: now,
             over_h2: Cell::default(),
             carried: Cell::default(),
             counted: Cell::default(),
@@ -39,6 +41,13 @@ impl Meter {
     #[must_use]
     pub fn traffic(&self) -> &Arc<Traffic> {
         &self.traffic
+    }
+
+    /// When the client began that has sent a request by `now`: with the connection, unless this has
+    /// carried something before.
+    #[must_use]
+    pub fn begun(&self, now: Instant) -> Instant {
+        if self.carried.get() == Carried::Nothing { self.accepted } else { now }
     }
 
     /// It speaks HTTP/2.
@@ -131,6 +140,7 @@ impl Drop for Meter {
 mod tests {
     use super::*;
     use crate::metrics::Metrics;
+    use crate::session::timer::clock;
 
     /// What came before it was known what for is counted as that; what never is, as nothing.
     #[test]
@@ -148,7 +158,7 @@ mod tests {
                  transport=\"{transport}\"}}"
             ))
         };
-        let meter = Meter::new(Arc::clone(&local));
+        let meter = Meter::new(Arc::clone(&local), clock());
         meter.traffic().add(100, 50);
         meter.count();
         assert_eq!(wire("bosh", "1.1", "to_server"), 0);
@@ -156,7 +166,7 @@ mod tests {
         assert_eq!(wire("bosh", "1.1", "to_server"), 100);
         meter.bosh();
         meter.traffic().add(1, 2);
-        meter.flushed(crate::session::timer::clock);
+        meter.flushed(clock);
         assert_eq!((wire("bosh", "1.1", "to_server"), wire("bosh", "1.1", "to_client")), (101, 52));
         meter.traffic().add(1, 1);
         drop(meter);
@@ -165,7 +175,7 @@ mod tests {
         assert_eq!(value(requests), 2);
 
         // A proxy's connection, used again for an upgrade.
-        let meter = Meter::new(Arc::clone(&local));
+        let meter = Meter::new(Arc::clone(&local), clock());
         meter.traffic().add(5, 5);
         meter.bosh();
         meter.traffic().add(10, 20);
@@ -180,7 +190,7 @@ mod tests {
         let requests = "bosphorus_http_requests_total{http=\"1.1\",transport=\"websocket\"}";
         assert_eq!(value(requests), 1);
 
-        let meter = Meter::new(local);
+        let meter = Meter::new(local, clock());
         meter.over_h2();
         meter.traffic().add(7, 8);
         drop(meter);

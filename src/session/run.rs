@@ -47,6 +47,8 @@ pub struct Run {
     /// What the server's socket, and the client's, has not taken whole.
     delivering: [Delivery; 2],
     meter: Rc<Meter>,
+    /// When the client began.
+    begun: Instant,
     /// When the last byte of the client came.
     heard: Instant,
     /// Input the machine had no room for, or that came before it wanted any.
@@ -84,7 +86,7 @@ impl Run {
         permit: Permit,
         span: Span,
         (who, origin): (upstream::Client, Option<Box<str>>),
-        meter: Rc<Meter>,
+        (meter, begun): (Rc<Meter>, Instant),
         now: Instant,
     ) -> Self {
         let id = who.id;
@@ -99,6 +101,7 @@ impl Run {
             to_client: Pending::default(),
             delivering: Default::default(),
             meter,
+            begun,
             heard: now,
             held_client: early,
             sleep: Box::pin(tokio::time::sleep_until(at.into())),
@@ -395,6 +398,9 @@ impl Run {
         }
         let stage = self.machine.stage();
         if stage != self.stage {
+            if let (true, Some(transport)) = (stage.bound && !self.stage.bound, self.transport) {
+                self.worker.local.bound(transport, clock().saturating_duration_since(self.begun));
+            }
             self.stage = stage;
             self.recording.stage(stage, now);
         }

@@ -357,7 +357,7 @@ fn start((worker, live): &(Rc<Worker>, Arc<Live>), deadline: Option<Duration>) -
         machine,
         place,
         permit,
-        (upstream::Client::default(), None),
+        (upstream::Client::default(), None, clock()),
         clock(),
     );
     notes.borrow_mut().readers.push((FIRST.0, answer));
