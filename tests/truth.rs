@@ -426,6 +426,14 @@ fn a_loss_is_told() -> Result {
         .await?;
         ensure!(silence("websocket")?[1] <= opened.elapsed().as_secs_f64());
         ensure!(undelivered("websocket")? == 0.0);
+        // The same user once more.
+        let reconnects = "bosphorus_reconnects_total{transport=\"bosh\"}";
+        ensure!(gateway.metric(reconnects)? == 0.0);
+        let _again = scene.bound().await?;
+        eventually("the reconnect", async || {
+            (gateway.metric(reconnects).ok()? == 1.0).then_some(())
+        })
+        .await?;
         drop(link);
         Ok(())
     })

@@ -163,6 +163,7 @@ pub struct Local {
     delivery: [[Histogram; 2]; 3],
     waits: Histogram,
     undelivered: [Count; 3],
+    returns: [Count; 3],
     silence: [Histogram; 3],
     bound: [Histogram; 3],
 }
@@ -178,6 +179,7 @@ impl Default for Local {
             delivery: Default::default(),
             waits: Histogram::default(),
             undelivered: Default::default(),
+            returns: Default::default(),
             silence: [(); 3].map(|()| Histogram::new(&SLOW_BOUNDS)),
             bound: [(); 3].map(|()| Histogram::new(&SLOW_BOUNDS)),
         }
@@ -228,6 +230,11 @@ impl Local {
         if elements > 0 {
             self.undelivered[transport as usize].add(u64::from(elements));
         }
+    }
+
+    /// A user is back within a minute after a session of his was dropped.
+    pub(crate) fn returned(&self, transport: Transport) {
+        self.returns[transport as usize].add(1);
     }
 
     /// A resource was bound so long after the client had begun.
@@ -326,6 +333,11 @@ const SILENCE: Family = (
     &["transport"],
 );
 
+const RETURNS: Family = (
+    "bosphorus_reconnects_total",
+    "Logins of users of whom a session had been dropped within the minute before",
+    &["transport"],
+);
 const BOUND: Family = (
     "bosphorus_session_bound_seconds",
     "Time from the connection of a client, or from its request for a session on one that was there \
@@ -333,8 +345,19 @@ const BOUND: Family = (
     &["transport"],
 );
 
-const FAMILIES: [Family; 10] =
-    [ELEMENTS, PAYLOAD, WIRE, CONNECTIONS, REQUESTS, DELIVERY, WAITS, UNDELIVERED, SILENCE, BOUND];
+const FAMILIES: [Family; 11] = [
+    ELEMENTS,
+    PAYLOAD,
+    WIRE,
+    CONNECTIONS,
+    REQUESTS,
+    DELIVERY,
+    WAITS,
+    UNDELIVERED,
+    RETURNS,
+    SILENCE,
+    BOUND,
+];
 
 impl Locals {
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
@@ -370,10 +393,12 @@ impl Collector for Locals {
         let mut payload = Vec::new();
         let mut delivery = Vec::new();
         let mut undelivered = Vec::new();
+        let mut returns = Vec::new();
         let mut silence = Vec::new();
         let mut bound = Vec::new();
         for transport in Transport::ALL {
             let (label, t) = ([("transport", transport.label())], transport as usize);
+            returns.push(counter(&label, sum(&|local| &local.returns[t])));
             undelivered.push(counter(&label, sum(&|local| &local.undelivered[t])));
             silence.push(histogram(&label, &SLOW_BOUNDS, |count| {
                 sum(&|local| count(&local.silence[t]))
@@ -422,6 +447,7 @@ impl Collector for Locals {
             family(DELIVERY, MetricType::HISTOGRAM, delivery),
             family(WAITS, MetricType::HISTOGRAM, waits),
             family(UNDELIVERED, counters, undelivered),
+            family(RETURNS, counters, returns),
             family(SILENCE, MetricType::HISTOGRAM, silence),
             family(BOUND, MetricType::HISTOGRAM, bound),
         ]

@@ -25,6 +25,7 @@ use super::link::{Machine, ServerLink};
 use super::recorder::event::{Order, Rid, Side, What};
 use super::recorder::record::Recording;
 use super::registry::{Exchange, Mailbox, Registered};
+use super::returns::User;
 use super::run::TURNS;
 use super::timer::{arm, clock};
 use super::worker::{Buffers, Live, Permit, Worker};
@@ -112,6 +113,8 @@ struct Run<M: Driven> {
     link: ServerLink,
     /// What the server's socket has not taken whole.
     delivering: Delivery,
+    /// Whose it is, once that is known.
+    user: Option<User>,
     /// When the client began.
     begun: Instant,
     /// When the last request came.
@@ -167,6 +170,7 @@ impl<M: Driven> Run<M> {
             next: FIRST.0 + 1,
             link: ServerLink::new(client, origin),
             delivering: Delivery::default(),
+            user: None,
             begun,
             heard: now,
             sleep: Box::pin(tokio::time::sleep_until(at.into())),
@@ -427,6 +431,9 @@ impl<M: Driven> Run<M> {
     /// Records how far the session has come.
     fn follow(&mut self, now: Instant) {
         if let Some(jid) = self.machine.take_jid() {
+            if self.user.is_none() {
+                self.user = Some(self.worker.identified(Transport::Bosh, &jid, now));
+            }
             self.recording.jid(jid);
         }
         let stage = self.machine.stage();
@@ -443,6 +450,7 @@ impl<M: Driven> Run<M> {
         {
             self.ending = true;
             self.recording.ends(fault, now);
+            self.worker.ends(self.user, fault, now);
             if fault.is_loss() {
                 let silence = now.saturating_duration_since(self.heard);
                 self.worker.local.lost(Transport::Bosh, silence);

@@ -16,6 +16,7 @@ pub mod meter;
 mod pending;
 pub mod recorder;
 pub mod registry;
+pub mod returns;
 pub mod run;
 pub(crate) mod timer;
 pub mod worker;

@@ -22,6 +22,7 @@ use super::meter::Meter;
 use super::pending::Pending;
 use super::recorder::event::{Side, What};
 use super::recorder::record::Recording;
+use super::returns::User;
 use super::timer::{arm, clock};
 use super::worker::{Buffers, Live, Permit, READ_CHUNK, Worker};
 use crate::io::Io;
@@ -47,6 +48,8 @@ pub struct Run {
     /// What the server's socket, and the client's, has not taken whole.
     delivering: [Delivery; 2],
     meter: Rc<Meter>,
+    /// Whose it is, once that is known.
+    user: Option<User>,
     /// When the client began.
     begun: Instant,
     /// When the last byte of the client came.
@@ -101,6 +104,7 @@ impl Run {
             to_client: Pending::default(),
             delivering: Default::default(),
             meter,
+            user: None,
             begun,
             heard: now,
             held_client: early,
@@ -394,6 +398,9 @@ impl Run {
     /// Records how far the session has come.
     fn follow(&mut self, now: Instant) {
         if let Some(jid) = self.machine.take_jid() {
+            if let (None, Some(transport)) = (self.user, self.transport) {
+                self.user = Some(self.worker.identified(transport, &jid, now));
+            }
             self.recording.jid(jid);
         }
         let stage = self.machine.stage();
@@ -409,6 +416,7 @@ impl Run {
         {
             self.ending = true;
             self.recording.ends(fault, now);
+            self.worker.ends(self.user, fault, now);
             if let (true, Some(transport)) = (fault.is_loss(), self.transport) {
                 self.worker.local.lost(transport, now.saturating_duration_since(self.heard));
             }

@@ -18,8 +18,9 @@ use super::addresses::{Addresses, SessionPlace};
 use super::recorder::Recorder;
 use super::recorder::record::{Record, Recording};
 use super::registry::Registry;
+use super::returns::{Returns, User};
 use crate::metrics::{Direction, Limit, Local, Metrics, Transport};
-use crate::proto::fault::{Fault, Level};
+use crate::proto::fault::{Blame, Fault, Level};
 use crate::proto::stream::Tally;
 use crate::proto::ws::session::Out;
 use crate::proto::xml::Scratch;
@@ -69,6 +70,7 @@ pub struct Sessions {
     open: AtomicUsize,
     limit: AtomicUsize,
     addresses: Arc<Addresses>,
+    returns: Returns,
     draining: tokio::sync::watch::Sender<Option<Drain>>,
 }
 
@@ -128,6 +130,7 @@ impl Sessions {
             open: AtomicUsize::new(0),
             limit: AtomicUsize::new(limit),
             addresses,
+            returns: Returns::default(),
             draining: tokio::sync::watch::Sender::new(None),
         }
     }
@@ -172,6 +175,12 @@ impl Sessions {
         let mut permit = Permit { sessions: Arc::clone(self), place: None };
         permit.place = self.addresses.session(client, now).map_err(NoPlace::Limit)?;
         Ok(permit)
+    }
+
+    /// Who comes back soon.
+    #[must_use]
+    pub fn returns(&self) -> &Returns {
+        &self.returns
     }
 
     /// What each address has.
@@ -403,6 +412,23 @@ impl Worker {
             if count > 0 {
                 counter.inc_by(u64::from(count));
             }
+        }
+    }
+
+    /// A client has been given this JID, by which it is known until its end.
+    pub(crate) fn identified(&self, transport: Transport, jid: &str, now: Instant) -> User {
+        let returns = self.shared.sessions.returns();
+        let user = returns.user(jid);
+        if returns.is_back(user, now) {
+            self.local.returned(transport);
+        }
+        user
+    }
+
+    /// The session of `user` is about to end for this reason: he may be back before it is over.
+    pub(crate) fn ends(&self, user: Option<User>, fault: Fault, now: Instant) {
+        if let Some(user) = user.filter(|_| fault.blame() != Blame::Nobody) {
+            self.shared.sessions.returns().dropped(user, now);
         }
     }
 
