@@ -32,6 +32,7 @@ use crate::io::Io;
 use crate::metrics::Metrics;
 use crate::proto::ws;
 use crate::session::addresses::Addresses;
+use crate::session::budget::Budget;
 use crate::session::registry::Registry;
 use crate::session::timer::clock;
 use crate::session::worker::{self, Drain, Sessions, Shared, Worker};
@@ -126,7 +127,8 @@ impl Gateway {
         let live = live(&config, &health)?;
         reload::note(&metrics, &live);
         let addresses = Arc::new(Addresses::new(convert::addresses(&config)));
-        let sessions = Arc::new(Sessions::new(config.limits.sessions, addresses));
+        let budget = Budget::new(config.limits.memory, Arc::clone(&metrics));
+        let sessions = Arc::new(Sessions::new(config.limits.sessions, addresses, budget));
         let shared = Shared {
             metrics: Arc::clone(&metrics),
             registry: Arc::new(

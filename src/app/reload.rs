@@ -67,6 +67,7 @@ impl Gateway {
             raise_file_limit(limits.sessions);
         }
         self.sessions.limit(limits.sessions);
+        self.sessions.budget().limit(limits.memory);
         self.sessions.addresses().limit(convert::addresses(&config));
         note(&self.metrics, &live);
         self.current.replace(live);

@@ -134,6 +134,8 @@ pub enum Fault {
     ServerSecurityLayer,
     /// The server took no byte for `limits.stall_timeout`.
     ServerStalled,
+    /// It held more than others when all together held more than `limits.memory`.
+    Memory,
     /// This process is shutting down.
     Drain,
     /// This process broke a rule of its own.
@@ -151,7 +153,7 @@ pub struct StreamError {
 
 impl Fault {
     /// Every fault, for tables and tests.
-    pub const ALL: [Self; 43] = [
+    pub const ALL: [Self; 44] = [
         Self::Closed,
         Self::ServerClosed,
         Self::ServerError,
@@ -193,6 +195,7 @@ impl Fault {
         Self::ServerBadXml,
         Self::ServerSecurityLayer,
         Self::ServerStalled,
+        Self::Memory,
         Self::Drain,
         Self::Bug,
     ];
@@ -234,7 +237,8 @@ impl Fault {
             | Self::Repeated
             | Self::ReplayFull
             | Self::EarlyData
-            | Self::Inactive => Blame::Client,
+            | Self::Inactive
+            | Self::Memory => Blame::Client,
             Self::ServerError
             | Self::ServerUnreachable
             | Self::ServerLost
@@ -290,6 +294,7 @@ impl Fault {
             Self::ServerBadXml => "server_bad_xml",
             Self::ServerSecurityLayer => "server_security_layer",
             Self::ServerStalled => "server_stalled",
+            Self::Memory => "memory",
             Self::Drain => "drain",
             Self::Bug => "bug",
         }
@@ -347,6 +352,7 @@ impl Fault {
                 ("remote-connection-failed", "the XMPP server does not take data")
             }
             Self::ServerBadXml => ("internal-server-error", "the XMPP server sent broken XML"),
+            Self::Memory => ("resource-constraint", "this session holds too much memory"),
             Self::Drain => ("system-shutdown", "the gateway is shutting down"),
             Self::Bug => ("internal-server-error", "the gateway failed"),
         };
@@ -390,7 +396,8 @@ impl Fault {
             | Self::Repeated
             | Self::ReplayFull
             | Self::EarlyData => Condition::PolicyViolation,
-            Self::ServerError => Condition::RemoteStreamError,
+            // What a stream error of ours goes with as well (XEP-0206 §6).
+            Self::ServerError | Self::Memory => Condition::RemoteStreamError,
             Self::ServerUnreachable
             | Self::ServerLost
             | Self::ServerBadXml
@@ -447,7 +454,8 @@ impl Fault {
             | Self::ServerLost
             | Self::ServerBadXml
             | Self::ServerSecurityLayer
-            | Self::ServerStalled => 1000,
+            | Self::ServerStalled
+            | Self::Memory => 1000,
         }
     }
 
@@ -491,6 +499,7 @@ impl Fault {
             | Self::ReplayFull
             | Self::EarlyData
             | Self::Inactive
+            | Self::Memory
             | Self::Drain => Level::Info,
             Self::ServerUnreachable
             | Self::ServerLost

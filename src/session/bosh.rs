@@ -20,12 +20,13 @@ use tokio::sync::oneshot;
 use tokio::time::Sleep;
 use tracing::{Span, debug, error, info_span};
 
+use super::budget::{Account, Owner};
 use super::link::{Machine, ServerLink};
 use super::registry::{Exchange, Mailbox, Registered};
 use super::run::TURNS;
 use super::timer::{arm, clock};
 use super::worker::{Buffers, Live, Permit, Worker};
-use crate::metrics::Transport;
+use crate::metrics::{Limit, Transport};
 use crate::proto::bosh::body::{Body, Unreadable};
 use crate::proto::bosh::session::{Event, Out, Respond, Session};
 use crate::proto::bosh::{Content, Reply, RequestId, response};
@@ -84,6 +85,7 @@ trait Driven: Machine<Out = Out> + Unpin {
     fn is_authenticated(&self) -> bool;
     fn is_zombie(&self) -> bool;
     fn is_over(&self) -> bool;
+    fn held_bytes(&self) -> usize;
 }
 
 /// One session, from its creation until its sid is unknown again.
@@ -105,6 +107,8 @@ struct Run<M: Driven> {
     registered: bool,
     /// Its end was counted and logged.
     accounted: bool,
+    /// What it holds.
+    account: Account,
     id: u64,
     opened: Instant,
     place: Option<Registered>,
@@ -147,6 +151,7 @@ impl<M: Driven> Run<M> {
             drained: false,
             registered: false,
             accounted: false,
+            account: Account::default(),
             id,
             opened: now,
             worker,
@@ -207,6 +212,7 @@ impl<M: Driven> Run<M> {
         while self.has_room(out) && !self.machine.is_over() {
             let Poll::Ready(Some(exchange)) = self.mailbox.poll_recv(cx) else { break };
             some = true;
+            self.place.iter().for_each(|place| place.queued().remove(exchange.held_bytes()));
             let Exchange { request, reply } = *exchange;
             let id = RequestId(self.next);
             self.next += 1;
@@ -300,6 +306,19 @@ impl<M: Driven> Run<M> {
 
     // ---- accounts ----------------------------------------------------------------------------
 
+    fn held_bytes(&self) -> usize {
+        let queued = self.place.as_ref().map_or(0, |place| place.queued().bytes());
+        self.machine.held_bytes() + self.link.held_bytes() + queued
+    }
+
+    /// Ends it, and gives up what it holds.
+    fn end_for_memory(&mut self, out: &mut Out, now: Instant) {
+        self.worker.shared.metrics.limits.hit(Limit::Memory);
+        let server_waits = self.link.is_waiting();
+        self.link.give_up();
+        self.machine.handle(Event::Overloaded { server_waits }, out, now);
+    }
+
     fn count(&self, out: &mut Out) {
         let (tally, counts) = (std::mem::take(&mut out.tally), std::mem::take(&mut out.counts));
         self.worker.shared.count(Some(Transport::Bosh), &tally);
@@ -389,6 +408,10 @@ impl Driven for Session {
     fn is_over(&self) -> bool {
         Self::is_over(self)
     }
+
+    fn held_bytes(&self) -> usize {
+        Self::held_bytes(self)
+    }
 }
 
 impl<M: Driven> Future for Run<M> {
@@ -399,11 +422,19 @@ impl<M: Driven> Future for Run<M> {
         if !this.registered {
             this.registered = true;
             this.worker.register(this.id, cx.waker().clone());
+            this.place.iter().for_each(|place| place.queued().wakes(cx.waker()));
         }
         let now = clock();
         let worker = Rc::clone(&this.worker);
         let mut buffers = worker.buffers.borrow_mut();
         buffers.begin();
+        let budget = worker.shared.sessions.budget();
+        if this.account.is_marked() {
+            let held = this.held_bytes();
+            if this.account.is_due(budget, held, this.id) {
+                this.end_for_memory(&mut buffers.bosh, now);
+            }
+        }
         let mut turns = 0;
         loop {
             turns += 1;
@@ -423,6 +454,9 @@ impl<M: Driven> Future for Run<M> {
         this.count(&mut buffers.bosh);
         buffers.trim();
         drop(buffers);
+        let owner = Owner { id: this.id, born: this.opened, waker: cx.waker() };
+        let held = this.held_bytes();
+        this.account.publish(budget, held, &owner);
         if this.machine.is_authenticated() {
             this.permit.iter_mut().for_each(Permit::authenticated);
         }
@@ -440,6 +474,7 @@ impl<M: Driven> Future for Run<M> {
 impl<M: Driven> Drop for Run<M> {
     fn drop(&mut self) {
         self.worker.unregister(self.id);
+        self.account.close(self.worker.shared.sessions.budget(), self.id);
         // From here on the sid is unknown; what is in the mailbox came too late (BOSH-66).
         self.place = None;
         self.mailbox.close();

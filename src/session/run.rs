@@ -16,12 +16,13 @@ use std::time::Instant;
 use tokio::time::Sleep;
 use tracing::{Span, debug};
 
+use super::budget::{Account, Owner};
 use super::link::{Machine, ServerLink, read_some};
 use super::pending::Pending;
 use super::timer::{arm, clock};
 use super::worker::{Buffers, Live, Permit, READ_CHUNK, Worker};
 use crate::io::Io;
-use crate::metrics::{Transport, Upgrade};
+use crate::metrics::{Limit, Transport, Upgrade};
 use crate::proto::fault::Fault;
 use crate::proto::stream::ServerSide;
 use crate::proto::ws::Framing;
@@ -31,6 +32,10 @@ use crate::upstream::{self, Established};
 
 /// Read chunks handled in one poll before other sessions of the thread get their turn.
 pub(super) const TURNS: u32 = 16;
+
+/// The most that is kept of a frame which a client has begun to read, when its session ends for its
+/// memory: what is told at the end comes behind that. For the sake of a larger one it is not told.
+const LAST_FRAME: usize = 64 * 1024;
 
 /// One session, from the 101 to the end of both connections.
 pub struct Run {
@@ -54,6 +59,8 @@ pub struct Run {
     closed: bool,
     drained: bool,
     registered: bool,
+    /// What it holds.
+    account: Account,
     id: u64,
     opened: Instant,
     permit: Permit,
@@ -80,7 +87,7 @@ impl Run {
             machine,
             client: Some(client),
             link: ServerLink::new(who),
-            to_client: Pending::default(),
+            to_client: Pending::framed(),
             held_client: early,
             sleep: Box::pin(tokio::time::sleep_until(at.into())),
             span,
@@ -90,6 +97,7 @@ impl Run {
             closed: false,
             drained: false,
             registered: false,
+            account: Account::default(),
             id,
             opened: now,
             worker,
@@ -301,6 +309,26 @@ impl Run {
         .min()
     }
 
+    fn held_bytes(&self) -> usize {
+        self.machine.held_bytes()
+            + self.to_client.held_bytes()
+            + self.held_client.capacity()
+            + self.link.held_bytes()
+    }
+
+    /// Ends it, and gives up what it holds.
+    fn end_for_memory(&mut self, buffers: &mut Buffers, now: Instant) {
+        self.worker.shared.metrics.limits.hit(Limit::Memory);
+        let server_waits = self.link.is_waiting();
+        self.link.give_up();
+        self.held_client = Vec::new();
+        let can_be_told = self.to_client.cut(LAST_FRAME);
+        self.machine.overloaded(server_waits, &mut buffers.out, now);
+        if !can_be_told {
+            self.machine.client_gone(Loss::Lost, now);
+        }
+    }
+
     fn count(&self, buffers: &mut Buffers) {
         let tally = std::mem::take(&mut buffers.out.tally);
         self.worker.shared.count(self.transport, &tally);
@@ -361,6 +389,13 @@ impl Future for Run {
         let worker = Rc::clone(&this.worker);
         let mut buffers = worker.buffers.borrow_mut();
         buffers.begin();
+        let budget = worker.shared.sessions.budget();
+        if this.account.is_marked() {
+            let held = this.held_bytes();
+            if this.account.is_due(budget, held, this.id) {
+                this.end_for_memory(&mut buffers, now);
+            }
+        }
         let mut turns = 0;
         while this.turn(&mut buffers, now, cx) {
             turns += 1;
@@ -371,6 +406,9 @@ impl Future for Run {
         }
         buffers.trim();
         drop(buffers);
+        let owner = Owner { id: this.id, born: this.opened, waker: cx.waker() };
+        let held = this.held_bytes();
+        this.account.publish(budget, held, &owner);
         if this.machine.is_authenticated() {
             this.permit.authenticated();
         }
@@ -386,6 +424,7 @@ impl Future for Run {
 impl Drop for Run {
     fn drop(&mut self) {
         self.worker.unregister(self.id);
+        self.account.close(self.worker.shared.sessions.budget(), self.id);
         let now = clock();
         let fault = if std::thread::panicking() { Some(Fault::Bug) } else { self.machine.ended() };
         match (self.transport, fault) {

@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use tracing::{Span, debug, error, info, warn};
 
 use super::addresses::{Addresses, SessionPlace};
+use super::budget::Budget;
 use super::registry::Registry;
 use crate::metrics::{Limit, Metrics, Transport};
 use crate::proto::fault::{Fault, Level};
@@ -88,6 +89,7 @@ pub struct Sessions {
     open: AtomicUsize,
     limit: AtomicUsize,
     addresses: Arc<Addresses>,
+    budget: Budget,
     draining: tokio::sync::watch::Sender<Option<Drain>>,
 }
 
@@ -140,13 +142,15 @@ impl NoPlace {
 }
 
 impl Sessions {
-    /// None yet, and never more than `limit`, nor more than `addresses` allows each.
+    /// None yet, and never more than `limit`, nor more than `addresses` allows each, nor one more
+    /// while they hold more than `budget`.
     #[must_use]
-    pub fn new(limit: usize, addresses: Arc<Addresses>) -> Self {
+    pub fn new(limit: usize, addresses: Arc<Addresses>, budget: Budget) -> Self {
         Self {
             open: AtomicUsize::new(0),
             limit: AtomicUsize::new(limit),
             addresses,
+            budget,
             draining: tokio::sync::watch::Sender::new(None),
         }
     }
@@ -182,6 +186,9 @@ impl Sessions {
         client: Option<IpAddr>,
         now: Instant,
     ) -> Result<Permit, NoPlace> {
+        if self.budget.is_exceeded() {
+            return Err(NoPlace::Limit(Limit::Memory));
+        }
         let limit = self.limit.load(Ordering::Acquire);
         self.open
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
@@ -197,6 +204,12 @@ impl Sessions {
     #[must_use]
     pub fn addresses(&self) -> &Arc<Addresses> {
         &self.addresses
+    }
+
+    /// What they hold, and may.
+    #[must_use]
+    pub fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Sessions open now, those that are closing included.
@@ -427,7 +440,8 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the first")]
     fn permits_are_bounded_and_given_back() {
         let limits = addresses::Limits { sessions: Some(1), ..addresses::Limits::default() };
-        let sessions = Arc::new(Sessions::new(3, Arc::new(Addresses::new(limits))));
+        let budget = Budget::new(0, Metrics::register().unwrap());
+        let sessions = Arc::new(Sessions::new(3, Arc::new(Addresses::new(limits)), budget));
         let now = Instant::now();
         let admit = |client: &str| sessions.admit(client.parse().ok(), now);
         let of_address = Err(NoPlace::Limit(Limit::SessionsPerAddress));

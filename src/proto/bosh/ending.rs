@@ -10,6 +10,7 @@ use super::super::item::{Element, Kind};
 use super::super::ns;
 use super::super::seam::escape_attribute;
 use super::super::stream::ServerSide;
+use super::super::ws::write_error;
 use super::super::xml::{self, Message, Scope, Scratch};
 use super::core::{ClientSide, Core};
 use super::response;
@@ -166,6 +167,28 @@ impl Core {
     pub(super) fn drain(&mut self, out: &mut Out, now: Instant) {
         if self.is_open() {
             self.fail(Fault::Drain, None, out, now);
+        }
+    }
+
+    /// The session holds too much memory: nothing of that is kept, and instead of what waited the
+    /// client is told a stream error.
+    pub(super) fn overloaded(&mut self, server_waits: bool, out: &mut Out, now: Instant) {
+        if server_waits {
+            // Nothing can reach the server behind half an element.
+            self.server = ServerSide::Gone;
+        }
+        self.give_up(out);
+        self.early = Vec::new();
+        match self.client {
+            ClientSide::Open => {
+                if let Some(error) = Fault::Memory.stream_error() {
+                    self.queue.push(Kind::StreamError, |bytes| write_error(error, bytes));
+                }
+                self.fail(Fault::Memory, None, out, now);
+            }
+            ClientSide::Terminating(_) => self.terminated(out, now),
+            ClientSide::Zombie { .. } => self.leave(),
+            ClientSide::Gone => {}
         }
     }
 
