@@ -311,9 +311,11 @@ impl<M: Driven> Run<M> {
         self.machine.held_bytes() + self.link.held_bytes() + queued
     }
 
-    /// Ends it, and gives up what it holds.
+    /// Ends it, if it does not end anyway, and gives up what it holds.
     fn end_for_memory(&mut self, out: &mut Out, now: Instant) {
-        self.worker.shared.metrics.limits.hit(Limit::Memory);
+        if self.machine.ended().is_none() {
+            self.worker.shared.metrics.limits.hit(Limit::Memory);
+        }
         let server_waits = self.link.is_waiting();
         self.link.give_up();
         self.machine.handle(Event::Overloaded { server_waits }, out, now);

@@ -175,8 +175,12 @@ impl Account {
     /// The session holds `held` bytes now.
     pub(crate) fn publish(&mut self, budget: &Budget, held: usize, owner: &Owner<'_>) {
         let before = self.published;
-        let is_news =
-            held >= before + GRAIN || held + GRAIN <= before || before != 0 && held < GRAIN / 2;
+        // What it has not given up at its end is not about to go any more.
+        let has_ended = self.ending && self.heavy.is_some();
+        let is_news = held >= before + GRAIN
+            || held + GRAIN <= before
+            || before != 0 && held < GRAIN / 2
+            || has_ended;
         if !is_news {
             return;
         }
@@ -186,14 +190,14 @@ impl Account {
             i64::try_from(held).unwrap_or(i64::MAX) - i64::try_from(before).unwrap_or(i64::MAX);
         budget.metrics.limits.held.add(change);
         match &self.heavy {
-            Some(_) if held < HEAVY / 2 => self.forget(budget, owner.id),
+            Some(_) if held < HEAVY / 2 || has_ended => self.forget(budget, owner.id),
             Some(heavy) => heavy.held.store(held, Ordering::Relaxed),
             None if held >= HEAVY && !self.ending => {
                 self.heavy = Some(budget.enter(held, owner));
             }
             None => {}
         }
-        if held > before {
+        if held > before || has_ended {
             budget.relieve();
         }
     }

@@ -316,9 +316,11 @@ impl Run {
             + self.link.held_bytes()
     }
 
-    /// Ends it, and gives up what it holds.
+    /// Ends it, if it does not end anyway, and gives up what it holds.
     fn end_for_memory(&mut self, buffers: &mut Buffers, now: Instant) {
-        self.worker.shared.metrics.limits.hit(Limit::Memory);
+        if self.machine.ended().is_none() {
+            self.worker.shared.metrics.limits.hit(Limit::Memory);
+        }
         let server_waits = self.link.is_waiting();
         self.link.give_up();
         self.held_client = Vec::new();

@@ -440,7 +440,8 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the first")]
     fn permits_are_bounded_and_given_back() {
         let limits = addresses::Limits { sessions: Some(1), ..addresses::Limits::default() };
-        let budget = Budget::new(0, Metrics::register().unwrap());
+        let metrics = Metrics::register().unwrap();
+        let budget = Budget::new(1 << 20, Arc::clone(&metrics));
         let sessions = Arc::new(Sessions::new(3, Arc::new(Addresses::new(limits)), budget));
         let now = Instant::now();
         let admit = |client: &str| sessions.admit(client.parse().ok(), now);
@@ -465,6 +466,11 @@ mod tests {
         let one = admit("192.0.2.1");
         assert!(one.is_ok() && admit("192.0.2.9").is_err(), "the limit is another");
         drop(one);
+        metrics.limits.held.set((1 << 20) + 1);
+        let over_budget = Err(NoPlace::Limit(Limit::Memory));
+        assert_eq!(admit("192.0.2.9").map(drop), over_budget, "what there is takes all memory");
+        metrics.limits.held.set(1 << 20);
+        assert!(admit("192.0.2.9").is_ok());
         sessions.drain(Drain { begun: now, window: Duration::ZERO });
         assert_eq!(sessions.admit(None, now).map(drop), Err(NoPlace::Draining));
         assert!(sessions.admit_to_redirect(None, now).is_ok(), "to be sent elsewhere");
