@@ -136,6 +136,7 @@ impl Gateway {
             ),
             sessions: Arc::clone(&sessions),
         };
+        actix_rt::spawn(forget(Arc::clone(&sessions)));
         let current = Arc::new(Current::new(live));
         let admin = match sockets.admin {
             Some(listener) => {
@@ -236,6 +237,18 @@ fn live(config: &Config, health: &Health) -> anyhow::Result<Live> {
             stall_timeout: config.limits.stall_timeout,
         }),
     })
+}
+
+/// How often addresses that have left are forgotten; a fraction of the minute that the slowest of
+/// their rates take to recover.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
+
+/// Forgets addresses that have left, as long as the system runs.
+async fn forget(sessions: Arc<Sessions>) {
+    loop {
+        tokio::time::sleep(FORGET_EVERY).await;
+        sessions.addresses().forget(clock());
+    }
 }
 
 /// Waits until it is so; false if `timeout` passed first.
