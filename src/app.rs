@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix_http::{HttpService, KeepAlive, Request, h1};
-use actix_service::{ServiceFactory as _, fn_factory, fn_service, map_config};
+use actix_service::{Service as _, ServiceFactory as _, fn_factory, fn_service, map_config};
 use actix_web::dev::AppConfig;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
@@ -336,7 +336,11 @@ fn start_public(
             let app = || {
                 let app = App::new()
                     .configure(|app| extra.iter().for_each(|extra| extra(app)))
-                    .configure(http::configure(Arc::clone(&current), Rc::clone(&hook.worker)));
+                    .configure(http::configure(Arc::clone(&current), Rc::clone(&hook.worker)))
+                    .wrap_fn(|request, service| {
+                        let answered = service.call(request);
+                        async move { answered.await.map(http::let_go) }
+                    });
                 map_config(app, |()| AppConfig::default())
             };
             let hook = Rc::clone(&hook);

@@ -15,8 +15,10 @@ use tokio::net::TcpStream;
 use tokio::task::JoinSet;
 use tokio::time::timeout;
 
+use common::bosh::CONTENT_TYPE;
 use common::client::{Client, Endpoint, Event, Mechanism, Transport, body_of, ns, text_of};
 use common::gateway::Gateway;
+use common::http::{Connection, Url};
 use common::peer::Peer;
 use common::scene::{BINDING, DOMAIN, FEATURES, FOOTER, HEADER, SUCCESS};
 use common::server::Account;
@@ -320,4 +322,48 @@ async fn until(stream: &mut TcpStream, input: &mut String, text: &str) -> Result
         ensure!(n > 0, "the end");
         input.push_str(std::str::from_utf8(&chunk[..n])?);
     }
+}
+
+/// SEC-17: what a client has sent is gone when it was answered, though the HTTP server keeps heads of
+/// requests for later ones.
+#[test]
+fn answered_requests_leave_nothing() {
+    block_on(async {
+        const CLIENTS: usize = 60;
+        let peer = Peer::new().await?;
+        let gateway = Gateway::start(&peer.toml())?;
+        let url = Url::parse(&gateway.bosh_url())?;
+        let body = format!(
+            "<body rid='1' sid='unknown' xmlns='http://jabber.org/protocol/httpbind'>{}</body>",
+            " ".repeat(200_000)
+        );
+        let request = url.post(CONTENT_TYPE, &body);
+        // All at once, since one head after the other would be the same one.
+        let round = async |bytes: &[u8]| {
+            let (first, last) = bytes.split_at(bytes.len() - 1);
+            let mut open = Vec::new();
+            for _ in 0..CLIENTS {
+                let mut connection = Connection::open(&url.authority).await?;
+                connection.send(first).await?;
+                open.push(connection);
+            }
+            eventually("requests that are read", async || {
+                let read = gateway.metric("bosphorus_bosh_requests_open").ok()?;
+                (read >= CLIENTS as f64).then_some(())
+            })
+            .await?;
+            for connection in &mut open {
+                connection.send(last).await?;
+                ensure!(connection.prompt_answer().await?.status == 200);
+            }
+            anyhow::Ok(())
+        };
+        round(&url.post(CONTENT_TYPE, &body.replace("  ", ""))).await?;
+        let before = gateway.metric("bosphorus_heap_live_bytes")?;
+        round(&request).await?;
+        // Twelve megabytes were sent.
+        back(&gateway, before + 2.0 * MIB).await?;
+        Ok(())
+    })
+    .unwrap();
 }

@@ -49,7 +49,7 @@ impl Hook {
     /// started when this returns; an error ends the connection.
     pub async fn upgrade(
         self: Rc<Self>,
-        request: Request,
+        mut request: Request,
         framed: Framed<Guarded, h1::Codec>,
     ) -> Result<(), actix_http::Error> {
         let live = self.current.load();
@@ -74,6 +74,7 @@ impl Hook {
             .get(actix_http::header::ORIGIN)
             .and_then(|origin| origin.to_str().ok())
             .map(str::to_owned);
+        super::let_go_of_head(request.head_mut());
         drop(request);
         let parts = framed.into_parts();
         let mut early = parts.read_buf.to_vec();

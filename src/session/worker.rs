@@ -309,6 +309,7 @@ impl Buffers {
                 buffer.shrink_to(KEEP);
             }
         }
+        self.scratch.release();
     }
 }
 
