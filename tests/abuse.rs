@@ -139,10 +139,11 @@ async fn run() -> Result {
 async fn attack_all(target: &Target, scale: &Scale, honest: &Honest) -> Result {
     let only = std::env::var("BOSPHORUS_ATTACK").unwrap_or_default();
     let attacks: Vec<_> = ATTACKS.into_iter().filter(|(name, ..)| name.contains(&only)).collect();
-    // What the workers keep for good is there before anything is measured.
+    // What the workers keep for good is there before anything is measured: buffers, and the HTTP
+    // server's heads of requests, 128 on each.
     let mut tries = 0;
     for (name, clients, attack) in &attacks {
-        let warm = attack(target, (clients / 20).clamp(40, 200)).await;
+        let warm = attack(target, (clients / scale.divisor).clamp(40, 800)).await;
         warm.with_context(|| format!("{name}, warming up"))?;
         tries += 1;
     }
@@ -364,12 +365,13 @@ impl Honest {
     }
 }
 
-/// Two say numbers to each other, in turn, some twenty times a second; now and then with a picture.
+/// Two say numbers to each other, in turn, some twenty times a second; now and then with much text,
+/// but less than what a session may be ended for.
 async fn talk(mut left: Client, mut right: Client, tally: Arc<Tally>) -> Result {
-    let picture = "p".repeat(100_000);
+    let long = "p".repeat(10_000);
     let mut number = 0_u64;
     while !tally.stopped.load(Ordering::Acquire) {
-        let filler = if number % 64 < 2 { &picture } else { "" };
+        let filler = if number % 64 < 2 { &long } else { "" };
         let text = format!("{number} {filler}");
         let (from, to) =
             if number % 2 == 0 { (&mut left, &mut right) } else { (&mut right, &mut left) };
