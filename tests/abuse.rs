@@ -373,8 +373,11 @@ async fn talk(mut left: Client, mut right: Client, tally: Arc<Tally>) -> Result 
     while !tally.stopped.load(Ordering::Acquire) {
         let filler = if number % 64 < 2 { &long } else { "" };
         let text = format!("{number} {filler}");
-        let (from, to) =
-            if number % 2 == 0 { (&mut left, &mut right) } else { (&mut right, &mut left) };
+        let (from, to) = if number.is_multiple_of(2) {
+            (&mut left, &mut right)
+        } else {
+            (&mut right, &mut left)
+        };
         let begun = now();
         tally.sent.fetch_add(1, Ordering::AcqRel);
         let said = async {
