@@ -139,11 +139,12 @@ async fn run() -> Result {
 async fn attack_all(target: &Target, scale: &Scale, honest: &Honest) -> Result {
     let only = std::env::var("BOSPHORUS_ATTACK").unwrap_or_default();
     let attacks: Vec<_> = ATTACKS.into_iter().filter(|(name, ..)| name.contains(&only)).collect();
-    // What the workers keep for good is there before anything is measured: buffers, and the HTTP
-    // server's heads of requests, 128 on each.
+    // What the workers keep for good is there before anything is measured: their buffers, and up to
+    // 128 heads of requests in each pool of the HTTP server, those of requests that were cut off with
+    // the buffer they were read into.
     let mut tries = 0;
     for (name, clients, attack) in &attacks {
-        let warm = attack(target, (clients / scale.divisor).clamp(40, 800)).await;
+        let warm = attack(target, (clients / scale.divisor).clamp(40, 2000)).await;
         warm.with_context(|| format!("{name}, warming up"))?;
         tries += 1;
     }
