@@ -81,6 +81,10 @@ impl Scale {
         }
     }
 
+    fn clients(&self, full: usize) -> usize {
+        (full / self.divisor).max(full.min(10))
+    }
+
     fn timeouts_of_listeners(&self) -> &'static str {
         if self.full { "" } else { "head_timeout = \"2s\"\nhandshake_timeout = \"2s\"\n" }
     }
@@ -144,7 +148,7 @@ async fn attack_all(target: &Target, scale: &Scale, honest: &Honest) -> Result {
     // the buffer they were read into.
     let mut tries = 0;
     for (name, clients, attack) in &attacks {
-        let warm = attack(target, (clients / scale.divisor).clamp(40, 2000)).await;
+        let warm = attack(target, scale.clients(*clients).min(2000)).await;
         warm.with_context(|| format!("{name}, warming up"))?;
         tries += 1;
     }
@@ -163,8 +167,7 @@ async fn attack_all(target: &Target, scale: &Scale, honest: &Honest) -> Result {
     ];
     let mut faults = Vec::new();
     for (name, clients, attack) in attacks {
-        // What has few clients has no fewer.
-        let clients = if clients > 100 { clients / scale.divisor } else { clients };
+        let clients = scale.clients(clients);
         let before = target.heap()?;
         let counted = counters(&target.gateway.metrics()?);
         honest.begin();
@@ -177,7 +180,8 @@ async fn attack_all(target: &Target, scale: &Scale, honest: &Honest) -> Result {
                 tokio::time::sleep(Duration::from_millis(20)).await;
             }
             heaps.push(back(target, before * 1.1).await?);
-            resident.push(target.gateway.resident()?.all as f64);
+            let most = resident.first().map_or(f64::INFINITY, |first| first * 1.1);
+            resident.push(resident_within(target, most).await?);
         }
         let (sent, lost, latest) = honest.result();
         let after = heaps.iter().copied().fold(0.0, f64::max);
@@ -227,12 +231,24 @@ async fn back(target: &Target, most: f64) -> Result<f64> {
     }
 }
 
+/// The same with the resident memory: the allocator takes its time to give pages back.
+async fn resident_within(target: &Target, most: f64) -> Result<f64> {
+    let begun = now();
+    loop {
+        let resident = target.gateway.resident()?.all as f64;
+        if resident <= most || begun.elapsed() > RECOVERY {
+            return Ok(resident);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 /// Waits until the heap has not become smaller for some seconds, at most [`RECOVERY`] and no condition
 /// but that: what is left of the warming up would be taken for what was there before.
 async fn settled(target: &Target) -> Result {
     let begun = now();
     let (mut least, mut since) = (target.heap()?, now());
-    while since.elapsed() < Duration::from_secs(12) && begun.elapsed() < RECOVERY {
+    while since.elapsed() < Duration::from_secs(6) && begun.elapsed() < RECOVERY {
         let live = target.heap()?;
         if live < least * 0.99 {
             (least, since) = (live, now());
