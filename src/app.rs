@@ -16,7 +16,7 @@ use std::time::Duration;
 
 use actix_http::error::DispatchError;
 use actix_http::{HttpService, KeepAlive, Request, h1};
-use actix_service::{ServiceFactory, fn_factory, fn_service, map_config};
+use actix_service::{Service as _, ServiceFactory, fn_factory, fn_service, map_config};
 use actix_web::dev::AppConfig;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
@@ -36,6 +36,7 @@ use crate::io::Io;
 use crate::metrics::Metrics;
 use crate::proto::ws;
 use crate::session::addresses::Addresses;
+use crate::session::budget::Budget;
 use crate::session::recorder::Recorder;
 use crate::session::registry::Registry;
 use crate::session::timer::clock;
@@ -113,7 +114,8 @@ impl Gateway {
         let live = live(&config, &health)?;
         reload::note(&metrics, &live);
         let addresses = Arc::new(Addresses::new(convert::addresses(&config)));
-        let sessions = Arc::new(Sessions::new(config.limits.sessions, addresses));
+        let budget = Budget::new(config.limits.memory, Arc::clone(&metrics));
+        let sessions = Arc::new(Sessions::new(config.limits.sessions, addresses, budget));
         let shared = Shared {
             metrics: Arc::clone(&metrics),
             registry: Arc::new(
@@ -123,6 +125,7 @@ impl Gateway {
             recorder: Arc::new(Recorder::new(convert::recorder(&config))),
         };
         actix_rt::spawn(Arc::clone(&shared.recorder).watch());
+        actix_rt::spawn(forget(Arc::clone(&sessions)));
         let current = Arc::new(Current::new(live));
         let access = Arc::new(Access::new(convert::token(&config)));
         let admin = match sockets.admin {
@@ -237,6 +240,18 @@ fn live(config: &Config, health: &Health) -> anyhow::Result<Live> {
             stall_timeout: config.limits.stall_timeout,
         }),
     })
+}
+
+/// How often addresses that have left are forgotten; a fraction of the minute that the slowest of
+/// their rates take to recover.
+const FORGET_EVERY: Duration = Duration::from_secs(10);
+
+/// Forgets addresses that have left, as long as the system runs.
+async fn forget(sessions: Arc<Sessions>) {
+    loop {
+        tokio::time::sleep(FORGET_EVERY).await;
+        sessions.addresses().forget(clock());
+    }
 }
 
 /// Waits until it is so; false if `timeout` passed first.
@@ -359,7 +374,11 @@ impl Public {
         let app = || {
             let app = App::new()
                 .configure(|app| extra.iter().for_each(|extra| extra(app)))
-                .configure(http::configure(Arc::clone(&current), Rc::clone(&hook.worker)));
+                .configure(http::configure(Arc::clone(&current), Rc::clone(&hook.worker)))
+                .wrap_fn(|request, service| {
+                    let answered = service.call(request);
+                    async move { answered.await.map(http::let_go) }
+                });
             map_config(app, |()| AppConfig::default())
         };
         let local = Arc::clone(&hook.worker.local);

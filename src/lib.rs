@@ -55,7 +55,8 @@
 //! 3. **Everything is bounded.** While bytes for one side wait for its socket, the other side is
 //!    not read. What a session may hold is one read chunk, one element, and what a chunk turns
 //!    into; over BOSH also the requests of its window and the responses that may be asked for again.
-//!    Each has a number in the configuration ([`config::Limits`]).
+//!    Each has a number in the configuration ([`config::Limits`]), and so has what all sessions hold
+//!    together ([`session::budget`]).
 //! 4. **The seam is thin.** What is rewritten is listed in [`proto::seam`]; all else passes byte
 //!    for byte, after it was proven. What cannot be proven does not pass.
 //!

@@ -1,5 +1,7 @@
 //! The `bosphorus` program: command line, configuration, log, then [`bosphorus::app`].
 
+mod heap;
+
 use std::fmt::Debug;
 use std::io::IsTerminal as _;
 use std::process::ExitCode;
@@ -19,10 +21,8 @@ use tracing_subscriber::layer::{Context, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, Layer};
 
-/// One that gives back what it does not use: the system's keeps for good what ten thousand sessions
-/// needed at their busiest moment.
 #[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+static ALLOCATOR: heap::Counting = heap::Counting;
 
 fn main() -> ExitCode {
     match Cli::parse().command {

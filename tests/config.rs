@@ -534,6 +534,13 @@ fn bosh_is_checked() {
         ["(text):2: limits.body_bytes: expected 0, or at least limits.element_bytes and 4096 \
           (266240), since an element that is allowed must fit, found 262144"]
     );
+
+    assert_eq!(limits("memory = 0").unwrap().limits.memory, 0);
+    assert_eq!(limits("memory = \"4 MiB\"").unwrap().limits.memory, 4 << 20);
+    assert_eq!(
+        faults(&format!("[limits]\nmemory = 1000\n{DOMAIN}")),
+        ["(text):2: limits.memory: expected 1048576 to 1099511627776 bytes, found 1000"]
+    );
 }
 
 /// SEC-22: no client value chooses where the gateway connects.

@@ -70,6 +70,7 @@ impl Gateway {
         }
         self.sessions.limit(limits.sessions);
         self.registry.limit(limits.sessions);
+        self.sessions.budget().limit(limits.memory);
         self.sessions.addresses().limit(convert::addresses(&config));
         self.recorder.set(convert::recorder(&config));
         self.access.replace(convert::token(&config));

@@ -366,6 +366,10 @@ impl Checker<'_> {
                 .duration(&["limits", "unauthenticated_lifetime"], raw.unauthenticated_lifetime),
             stall_timeout: self.duration(&["limits", "stall_timeout"], raw.stall_timeout),
             sessions: self.count(&["limits", "sessions"], raw.sessions, 1..=MANY),
+            memory: match raw.memory {
+                Size(0) => 0,
+                bytes => self.size(&["limits", "memory"], bytes, 1 << 20..=1 << 40),
+            },
             sessions_per_address: self
                 .bound("sessions_per_address", raw.sessions_per_address)
                 .map(|most| most as usize),

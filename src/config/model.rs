@@ -354,6 +354,9 @@ pub struct Limits {
     pub stall_timeout: Duration,
     /// Sessions in all.
     pub sessions: usize,
+    /// Bytes that all sessions together hold in queues and buffers, before those end that hold most;
+    /// 0 is no limit.
+    pub memory: usize,
     /// SEC-16: sessions of one client address (an IPv4 address, a /64 of IPv6). `None` is no limit,
     /// as for all that follow.
     pub sessions_per_address: Option<usize>,

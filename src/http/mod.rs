@@ -22,8 +22,9 @@ pub mod ws;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix_web::http::StatusCode;
+use actix_web::dev::{RequestHead, ServiceRequest, ServiceResponse, Url};
 use actix_web::http::header::{self, HeaderName, HeaderValue};
+use actix_web::http::{StatusCode, Uri};
 use actix_web::{HttpRequest, HttpResponse, web};
 use arc_swap::ArcSwap;
 
@@ -156,6 +157,23 @@ pub fn configure(
             }
         }));
     }
+}
+
+/// Lets go of what the client sent, once it was answered. Actix keeps some hundred request heads for
+/// later ones, as they are; their values are parts of the buffer they were read into, and so each
+/// would keep all of that, body included.
+#[must_use]
+pub fn let_go<B>(response: ServiceResponse<B>) -> ServiceResponse<B> {
+    let (request, response) = response.into_parts();
+    let mut request = ServiceRequest::from_request(request);
+    let_go_of_head(request.head_mut());
+    request.match_info_mut().set(Url::default());
+    ServiceResponse::new(request.into_parts().0, response)
+}
+
+fn let_go_of_head(head: &mut RequestHead) {
+    head.headers.clear();
+    head.uri = Uri::default();
 }
 
 /// Whether a request is over with its head (RFC 9112 §6.3).

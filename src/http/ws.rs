@@ -50,7 +50,7 @@ impl Hook {
     /// started when this returns; an error ends the connection.
     pub async fn upgrade(
         self: Rc<Self>,
-        request: Request,
+        mut request: Request,
         framed: Framed<Guarded, h1::Codec>,
     ) -> Result<(), actix_http::Error> {
         let live = self.current.load();
@@ -71,6 +71,7 @@ impl Hook {
             live.routes.judge(request.path(), request.method().as_str(), version, headers)
         };
         let origin = super::bosh::origin(request.headers());
+        super::let_go_of_head(request.head_mut());
         drop(request);
         let parts = framed.into_parts();
         let mut early = parts.read_buf.to_vec();

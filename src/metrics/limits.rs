@@ -1,10 +1,10 @@
 //! What is counted when a limit is reached.
 
-use prometheus::{IntCounter, Registry};
+use prometheus::{IntCounter, IntGauge, Registry};
 
 use super::int_counter_vec;
 
-/// A limit at which somebody was refused; its name is its key in the configuration.
+/// A limit at which somebody was refused or ended; its name is its key in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Limit {
     /// `limits.sessions`
@@ -25,11 +25,13 @@ pub enum Limit {
     ConnectionsPerAddress,
     /// `limits.new_connections_per_second`
     NewConnectionsPerSecond,
+    /// `limits.memory`
+    Memory,
 }
 
 impl Limit {
     /// Every limit.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Sessions,
         Self::SessionsPerAddress,
         Self::UnauthenticatedPerAddress,
@@ -39,6 +41,7 @@ impl Limit {
         Self::UnknownSidsPerMinute,
         Self::ConnectionsPerAddress,
         Self::NewConnectionsPerSecond,
+        Self::Memory,
     ];
 
     /// The key in `[limits]`: the value of the label `limit`, and the word in the log.
@@ -54,6 +57,7 @@ impl Limit {
             Self::UnknownSidsPerMinute => "unknown_sids_per_minute",
             Self::ConnectionsPerAddress => "connections_per_address",
             Self::NewConnectionsPerSecond => "new_connections_per_second",
+            Self::Memory => "memory",
         }
     }
 }
@@ -98,6 +102,8 @@ impl ProxyHeader {
 pub struct LimitMetrics {
     hits: [IntCounter; Limit::ALL.len()],
     proxy_headers: [IntCounter; ProxyHeader::ALL.len()],
+    /// Bytes that sessions hold, as far as they have told (see `session::budget`).
+    pub held: IntGauge,
 }
 
 impl LimitMetrics {
@@ -105,7 +111,7 @@ impl LimitMetrics {
         let hits = int_counter_vec(
             registry,
             "bosphorus_limit_hits_total",
-            "Refusals by the limit that was reached, which is a key of [limits]",
+            "Refusals, and sessions ended for their memory, by the limit that was reached, which is a key of [limits]",
             &["limit"],
         )?;
         let proxy_headers = int_counter_vec(
@@ -114,14 +120,20 @@ impl LimitMetrics {
             "Connections from listen.proxy_protocol by what they began with",
             &["outcome"],
         )?;
+        let held = IntGauge::new(
+            "bosphorus_sessions_held_bytes",
+            "Bytes in the queues and buffers of all sessions, which limits.memory bounds",
+        )?;
+        registry.register(Box::new(held.clone()))?;
         Ok(Self {
+            held,
             hits: Limit::ALL.map(|limit| hits.with_label_values(&[limit.key()])),
             proxy_headers: ProxyHeader::ALL
                 .map(|outcome| proxy_headers.with_label_values(&[outcome.label()])),
         })
     }
 
-    /// Counts one refusal.
+    /// Counts one refusal, or one session ended.
     pub fn hit(&self, limit: Limit) {
         self.hits[limit as usize].inc();
     }

@@ -6,6 +6,7 @@
 //! them.
 
 mod bosh;
+pub mod heap;
 mod http;
 mod limits;
 mod local;
@@ -154,6 +155,8 @@ pub struct Metrics {
     reloads: [IntCounter; 2],
     /// Seconds since 1970 at which the configuration in force was read.
     pub last_reload: Gauge,
+    /// Set when it is asked for.
+    heap_live: IntGauge,
 }
 
 impl Metrics {
@@ -234,6 +237,11 @@ impl Metrics {
         )?;
         registry.register(Box::new(last_reload.clone()))?;
         registry.register(Box::new(Process::new()))?;
+        let heap_live = IntGauge::new(
+            "bosphorus_heap_live_bytes",
+            "Bytes asked of the allocator and not freed; what it keeps beyond them is resident, too",
+        )?;
+        registry.register(Box::new(heap_live.clone()))?;
         let build = int_gauge_vec(
             &registry,
             "bosphorus_build_info",
@@ -285,6 +293,7 @@ impl Metrics {
             unverified_routes,
             reloads: ["ok", "failed"].map(|outcome| reloads.with_label_values(&[outcome])),
             last_reload,
+            heap_live,
             registry,
         }))
     }
@@ -319,6 +328,7 @@ impl Metrics {
 
     /// The text exposition of every family (Prometheus format 0.0.4).
     pub fn render(&self) -> Result<Vec<u8>, prometheus::Error> {
+        self.heap_live.set(i64::try_from(heap::live()).unwrap_or(i64::MAX));
         let mut out = Vec::with_capacity(16 * 1024);
         TextEncoder::new().encode(&self.registry.gather(), &mut out)?;
         Ok(out)

@@ -137,6 +137,8 @@ pub enum Fault {
     ServerSecurityLayer,
     /// The server took no byte for `limits.stall_timeout`.
     ServerStalled,
+    /// It held more than others when all together held more than `limits.memory`.
+    Memory,
     /// This process is shutting down.
     Drain,
     /// An operator has ended the session through the admin listener.
@@ -182,7 +184,7 @@ impl StreamError {
 
 impl Fault {
     /// Every fault, for tables and tests.
-    pub const ALL: [Self; 45] = [
+    pub const ALL: [Self; 46] = [
         Self::Closed,
         Self::ServerClosed,
         Self::ServerError,
@@ -225,6 +227,7 @@ impl Fault {
         Self::ServerBadXml,
         Self::ServerSecurityLayer,
         Self::ServerStalled,
+        Self::Memory,
         Self::Drain,
         Self::AdminKick,
         Self::Bug,
@@ -268,7 +271,8 @@ impl Fault {
             | Self::Repeated
             | Self::ReplayFull
             | Self::EarlyData
-            | Self::Inactive => Blame::Client,
+            | Self::Inactive
+            | Self::Memory => Blame::Client,
             Self::ServerError
             | Self::ServerUnreachable
             | Self::ServerLost
@@ -332,6 +336,7 @@ impl Fault {
             Self::ServerBadXml => "server_bad_xml",
             Self::ServerSecurityLayer => "server_security_layer",
             Self::ServerStalled => "server_stalled",
+            Self::Memory => "memory",
             Self::Drain => "drain",
             Self::AdminKick => "admin_kick",
             Self::Bug => "bug",
@@ -393,6 +398,7 @@ impl Fault {
                 ("remote-connection-failed", "the XMPP server does not take data")
             }
             Self::ServerBadXml => ("internal-server-error", "the XMPP server sent broken XML"),
+            Self::Memory => ("resource-constraint", "this session holds too much memory"),
             Self::Drain => ("system-shutdown", "the gateway is shutting down"),
             Self::AdminKick => ("policy-violation", "an operator has ended the session"),
             Self::Bug => ("internal-server-error", "the gateway failed"),
@@ -438,8 +444,8 @@ impl Fault {
             | Self::ReplayFull
             | Self::EarlyData
             | Self::ForeignOrigin => Condition::PolicyViolation,
-            // What is told of a kick is a stream error, too: see `bosh::ending`.
-            Self::ServerError | Self::AdminKick => Condition::RemoteStreamError,
+            // What is told of these is a stream error, too: see `bosh::ending`.
+            Self::ServerError | Self::AdminKick | Self::Memory => Condition::RemoteStreamError,
             Self::ServerUnreachable
             | Self::ServerLost
             | Self::ServerBadXml
@@ -498,7 +504,8 @@ impl Fault {
             | Self::ServerBadXml
             | Self::ServerSecurityLayer
             | Self::ServerStalled
-            | Self::AdminKick => 1000,
+            | Self::AdminKick
+            | Self::Memory => 1000,
         }
     }
 
@@ -543,6 +550,7 @@ impl Fault {
             | Self::ReplayFull
             | Self::EarlyData
             | Self::Inactive
+            | Self::Memory
             | Self::Drain
             | Self::AdminKick => Level::Info,
             Self::ServerUnreachable

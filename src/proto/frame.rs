@@ -590,6 +590,33 @@ fn control(out: &mut Vec<u8>, opcode: u8, payload: &[u8]) {
     out.extend_from_slice(payload);
 }
 
+/// The frame into which `at` falls, of whole frames as they are written here; where one ends and the
+/// next begins, there is nothing in between.
+pub fn around(frames: &[u8], at: usize) -> Range<usize> {
+    let mut start = 0;
+    while start < at {
+        let end = start.saturating_add(length(&frames[start..])).min(frames.len());
+        if end > at {
+            return start..end;
+        }
+        start = end;
+    }
+    at..at
+}
+
+/// Bytes of the frame, without a mask, that `bytes` begin with.
+fn length(bytes: &[u8]) -> usize {
+    match bytes {
+        [_, 126, a, b, ..] => 4 + usize::from(u16::from_be_bytes([*a, *b])),
+        [_, 127, a, b, c, d, e, f, g, h, ..] => {
+            let payload = u64::from_be_bytes([*a, *b, *c, *d, *e, *f, *g, *h]);
+            usize::try_from(payload).unwrap_or(usize::MAX).saturating_add(10)
+        }
+        [_, short, ..] => 2 + usize::from(*short),
+        _ => 2,
+    }
+}
+
 const FIN: u8 = 0x80;
 const TEXT: u8 = 1;
 const CLOSE: u8 = 8;

@@ -212,6 +212,20 @@ impl Addresses {
         Ok(Some(SessionPlace { addresses: Arc::clone(self), address, is_authenticated: false }))
     }
 
+    /// Forgets whoever holds nothing and whose rates have recovered, so that the memory of a crowd
+    /// that has left comes back. To be called now and then.
+    pub fn forget(&self, now: Instant) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.entries.retain(|_, entry| entry.says_something(now));
+            let left = shard.entries.len();
+            shard.sweep_at = ENTRIES.max(2 * left);
+            if shard.entries.capacity() > 64 && left * 4 < shard.entries.capacity() || left == 0 {
+                shard.entries.shrink_to_fit();
+            }
+        }
+    }
+
     /// Does something with the entry of an address, which is made if there is none.
     fn with<T>(&self, address: IpAddr, now: Instant, act: impl FnOnce(&mut Entry) -> T) -> T {
         let mut shard = self.shard(address);
@@ -457,6 +471,15 @@ mod tests {
             assert!(all.request(nth(5_000_000 + n), now + SECOND).is_ok());
         }
         assert!(entries(&all) <= SHARDS * ENTRIES);
+        // And nothing is left of those who do not come back.
+        let one = all.session(nth(1), now + SECOND).unwrap();
+        all.forget(now + MINUTE);
+        assert_eq!(entries(&all), 1);
+        assert!(all.session(nth(1), now + MINUTE).is_err(), "it is still there");
+        drop(one);
+        all.forget(now + MINUTE);
+        let room = |shard: &Mutex<Shard>| shard.lock().unwrap().entries.capacity();
+        assert_eq!((entries(&all), all.shards.iter().map(room).sum::<usize>()), (0, 0));
         // Without limits there is no table.
         let off = addresses(Limits::default());
         assert!(off.request(nth(1), now).is_ok());

@@ -20,6 +20,7 @@ use tokio::sync::oneshot;
 use tokio::time::Sleep;
 use tracing::{Span, debug, error, info_span};
 
+use super::budget::{Account, Owner};
 use super::delivery::Delivery;
 use super::link::{Machine, ServerLink};
 use super::recorder::event::{Order, Rid, Side, What};
@@ -29,7 +30,7 @@ use super::returns::User;
 use super::run::TURNS;
 use super::timer::{arm, clock};
 use super::worker::{Buffers, Live, Permit, Worker};
-use crate::metrics::{Direction, Transport};
+use crate::metrics::{Direction, Limit, Transport};
 use crate::proto::bosh::body::{Body, Unreadable};
 use crate::proto::bosh::session::{Event, Out, Respond, Session};
 use crate::proto::bosh::{Content, Reply, RequestId, response};
@@ -98,6 +99,7 @@ trait Driven: Machine<Out = Out> + Unpin {
     fn is_authenticated(&self) -> bool;
     fn is_zombie(&self) -> bool;
     fn is_over(&self) -> bool;
+    fn held_bytes(&self) -> usize;
 }
 
 /// One session, from its creation until its sid is unknown again.
@@ -131,6 +133,8 @@ struct Run<M: Driven> {
     ending: bool,
     stage: Stage,
     recording: Recording,
+    /// What it holds.
+    account: Account,
     id: u64,
     opened: Instant,
     place: Option<Registered>,
@@ -182,6 +186,7 @@ impl<M: Driven> Run<M> {
             ending: false,
             stage: Stage::default(),
             recording,
+            account: Account::default(),
             id,
             opened: now,
             worker,
@@ -248,6 +253,7 @@ impl<M: Driven> Run<M> {
         while self.has_room(out) && !self.machine.is_over() {
             let Poll::Ready(Some(exchange)) = self.mailbox.poll_recv(cx) else { break };
             some = true;
+            self.place.iter().for_each(|place| place.queued().remove(exchange.held_bytes()));
             let Exchange { request, received, reply } = *exchange;
             let id = RequestId(self.next);
             self.next += 1;
@@ -405,6 +411,21 @@ impl<M: Driven> Run<M> {
 
     // ---- accounts ----------------------------------------------------------------------------
 
+    fn held_bytes(&self) -> usize {
+        let queued = self.place.as_ref().map_or(0, |place| place.queued().bytes());
+        self.machine.held_bytes() + self.link.held_bytes() + queued
+    }
+
+    /// Ends it, if it does not end anyway, and gives up what it holds.
+    fn end_for_memory(&mut self, out: &mut Out, now: Instant) {
+        if self.machine.ended().is_none() {
+            self.worker.shared.metrics.limits.hit(Limit::Memory);
+        }
+        let server_waits = self.link.is_waiting();
+        self.link.give_up();
+        self.machine.handle(Event::Overloaded { server_waits }, out, now);
+    }
+
     fn count(&self, out: &mut Out, now: Instant) {
         let (tally, counts) = (std::mem::take(&mut out.tally), std::mem::take(&mut out.counts));
         self.worker.count(Some(Transport::Bosh), &tally);
@@ -535,6 +556,10 @@ impl Driven for Session {
     fn is_over(&self) -> bool {
         Self::is_over(self)
     }
+
+    fn held_bytes(&self) -> usize {
+        Self::held_bytes(self)
+    }
 }
 
 impl<M: Driven> Future for Run<M> {
@@ -545,11 +570,19 @@ impl<M: Driven> Future for Run<M> {
         if !this.registered {
             this.registered = true;
             this.worker.register(this.id, cx.waker().clone(), this.recording.clone());
+            this.place.iter().for_each(|place| place.queued().wakes(cx.waker()));
         }
         let mut now = clock();
         let worker = Rc::clone(&this.worker);
         let mut buffers = worker.buffers.borrow_mut();
         buffers.begin();
+        let budget = worker.shared.sessions.budget();
+        if this.account.is_marked() {
+            let held = this.held_bytes();
+            if this.account.is_due(budget, held, this.id) {
+                this.end_for_memory(&mut buffers.bosh, now);
+            }
+        }
         let mut turns = 0;
         loop {
             turns += 1;
@@ -572,6 +605,9 @@ impl<M: Driven> Future for Run<M> {
         buffers.trim();
         drop(buffers);
         this.follow(now);
+        let owner = Owner { id: this.id, born: this.opened, waker: cx.waker() };
+        let held = this.held_bytes();
+        this.account.publish(budget, held, &owner);
         if this.machine.is_authenticated() {
             this.permit.iter_mut().for_each(Permit::authenticated);
         }
@@ -588,6 +624,7 @@ impl<M: Driven> Future for Run<M> {
 
 impl<M: Driven> Drop for Run<M> {
     fn drop(&mut self) {
+        self.account.close(self.worker.shared.sessions.budget(), self.id);
         // From here on the sid is unknown; what is in the mailbox came too late (BOSH-66).
         self.place = None;
         self.mailbox.close();

@@ -107,6 +107,18 @@ impl ServerLink {
         }
     }
 
+    /// Memory in use, for the account.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.to_server.held_bytes() + self.held.capacity()
+    }
+
+    /// Gives up what waits for either side; to the server nothing can be said any more if something
+    /// did.
+    pub(crate) fn give_up(&mut self) {
+        self.to_server.clear();
+        self.held = Vec::new();
+    }
+
     /// How many they are.
     pub(crate) fn waiting(&self) -> usize {
         self.to_server.len()

@@ -8,6 +8,8 @@ use std::time::Instant;
 
 use tokio::io::AsyncWrite;
 
+use crate::proto::frame;
+
 /// Room made for what comes behind bytes that wait already, which are then not moved: small pieces
 /// share it, and what the peer has taken of it is given back.
 const SEGMENT: usize = 16 * 1024;
@@ -25,9 +27,21 @@ pub(crate) struct Pending {
     /// The transport holds bytes of its own (TLS).
     unflushed: bool,
     shut: bool,
+    /// What is written are whole WebSocket frames: then each segment begins with one.
+    framed: bool,
 }
 
 impl Pending {
+    /// For a peer that gets WebSocket frames, whole ones with each write.
+    pub(crate) fn framed() -> Self {
+        Self { framed: true, ..Self::default() }
+    }
+
+    /// Memory in use, for the account.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.segments.iter().map(Vec::capacity).sum()
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.len == 0 && !self.unflushed
     }
@@ -59,7 +73,14 @@ impl Pending {
         // All gone is the common case: nothing is copied and nothing kept.
         let taken = if self.len == 0 { write_some(io, fresh, cx)? } else { 0 };
         self.took(taken, now);
-        self.push(&fresh[taken..]);
+        // A frame that is cut here stays whole, so that its end can be found.
+        let is_cut = self.framed && 0 < taken && taken < fresh.len();
+        let from = if is_cut { frame::around(fresh, taken).start } else { taken };
+        self.push(&fresh[from..]);
+        if from < taken {
+            self.at = taken - from;
+            self.len -= self.at;
+        }
         fresh.clear();
         if self.unflushed {
             match Pin::new(io).poll_flush(cx) {
@@ -81,18 +102,20 @@ impl Pending {
         }
     }
 
-    fn push(&mut self, mut bytes: &[u8]) {
+    fn push(&mut self, bytes: &[u8]) {
         self.len += bytes.len();
-        if let Some(last) = self.segments.back_mut() {
-            let (fits, rest) = bytes.split_at(bytes.len().min(last.capacity() - last.len()));
-            last.extend_from_slice(fits);
-            bytes = rest;
-        }
         if bytes.is_empty() {
             // What nothing waits in shall cost nothing.
             if self.segments.is_empty() {
                 self.segments = VecDeque::new();
             }
+            return;
+        }
+        // In one piece: what comes behind bytes that wait is small, as a pong is.
+        if let Some(last) = self.segments.back_mut()
+            && last.capacity() - last.len() >= bytes.len()
+        {
+            last.extend_from_slice(bytes);
             return;
         }
         let least = if self.segments.is_empty() { 0 } else { SEGMENT };
@@ -110,7 +133,28 @@ impl Pending {
     }
 
     pub(crate) fn clear(&mut self) {
-        *self = Self { shut: self.shut, ..Self::default() };
+        *self = Self { shut: self.shut, framed: self.framed, ..Self::default() };
+    }
+
+    /// Gives up what waits, but for the rest of a frame of which the peer has a part already. False
+    /// if that is more than `most`: then nothing is kept, and the peer can be told nothing more.
+    pub(crate) fn cut(&mut self, most: usize) -> bool {
+        let Some(mut first) = self.segments.pop_front() else { return true };
+        let rest = self.at..frame::around(&first, self.at).end;
+        if rest.len() > most {
+            self.clear();
+            return false;
+        }
+        first.truncate(rest.end);
+        first.drain(..rest.start);
+        first.shrink_to_fit();
+        self.at = 0;
+        self.len = first.len();
+        self.segments = VecDeque::new();
+        if !first.is_empty() {
+            self.segments.push_back(first);
+        }
+        true
     }
 }
 
@@ -139,6 +183,33 @@ mod tests {
     /// Takes three bytes at a time, and none at every other call.
     struct Reluctant(Vec<u8>, bool);
 
+    /// Takes so many bytes.
+    struct Limited(Vec<u8>, usize);
+
+    impl AsyncWrite for Limited {
+        fn poll_write(
+            mut self: Pin<&mut Self>,
+            _: &mut Context<'_>,
+            bytes: &[u8],
+        ) -> Poll<io::Result<usize>> {
+            let room = self.1 - self.0.len();
+            if room == 0 {
+                return Poll::Pending;
+            }
+            let taken = bytes.len().min(room);
+            self.0.extend_from_slice(&bytes[..taken]);
+            Poll::Ready(Ok(taken))
+        }
+
+        fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+
+        fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+            Poll::Ready(Ok(()))
+        }
+    }
+
     impl AsyncWrite for Reluctant {
         fn poll_write(
             mut self: Pin<&mut Self>,
@@ -160,6 +231,51 @@ mod tests {
 
         fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
             Poll::Ready(Ok(()))
+        }
+    }
+
+    /// SEC-17: whatever the peer has taken so far, it has whole frames when what waits was given up
+    /// and what comes behind was written.
+    #[test]
+    fn a_cut_is_between_frames() {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let text = |length: usize| {
+            let mut frame = Vec::new();
+            let mark = frame::begin_text(&mut frame);
+            frame.resize(frame.len() + length, b'x');
+            frame::end_text(&mut frame, mark);
+            frame
+        };
+        let frames = [text(1), text(125), text(126), text(300), text(70_000), text(2), text(20)];
+        let ends: Vec<_> = frames
+            .iter()
+            .scan(0, |end, frame| {
+                *end += frame.len();
+                Some(*end)
+            })
+            .collect();
+        let all = frames.concat();
+        let taken = (0..900).chain((ends[3]..all.len()).step_by(997)).chain(ends[4] - 2..all.len());
+        for taken in taken {
+            let mut pending = Pending::framed();
+            let mut io = Limited(Vec::new(), taken);
+            // Some behind the others, as a pong is.
+            for fresh in [&all[..ends[4]], &all[ends[4]..]] {
+                pending.write(&mut io, &mut fresh.to_vec(), clock(), &mut cx).unwrap();
+            }
+            assert_eq!((io.0.len(), pending.len()), (taken, all.len() - taken));
+            let end = ends.iter().copied().find(|end| *end >= taken).unwrap_or(0);
+            let end = if taken == 0 { 0 } else { end };
+            let told = pending.cut(65_536);
+            assert_eq!(told, end - taken <= 65_536, "{taken}");
+            let expected = if told { end - taken } else { 0 };
+            assert_eq!((pending.len(), pending.held_bytes()), (expected, expected), "{taken}");
+            io.1 = usize::MAX;
+            pending.write(&mut io, &mut b"behind".to_vec(), clock(), &mut cx).unwrap();
+            if told {
+                assert_eq!(io.0, [&all[..end], b"behind"].concat(), "{taken}");
+            }
+            assert!(pending.is_empty());
         }
     }
 

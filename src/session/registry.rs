@@ -15,6 +15,8 @@ use std::time::Instant;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
+use super::budget::Queued;
+
 use crate::proto::bosh::Reply;
 use crate::proto::bosh::body::{Body, Unreadable};
 use crate::proto::bosh::sid::Sid;
@@ -37,6 +39,13 @@ pub struct Exchange {
     pub reply: oneshot::Sender<Reply>,
 }
 
+impl Exchange {
+    /// Bytes of the request, for the account.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.request.as_ref().map_or(0, |body| body.payload.bytes.capacity())
+    }
+}
+
 /// Why a request did not reach its session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Refused {
@@ -57,6 +66,8 @@ struct Entry {
     mailbox: mpsc::Sender<Box<Exchange>>,
     /// BOSH-89: it was created over TLS.
     secure: bool,
+    /// What is in the mailbox.
+    queued: Arc<Queued>,
 }
 
 type Shard = HashMap<Sid, Entry>;
@@ -112,9 +123,15 @@ impl Registry {
         if entry.secure && !secure {
             return Err(Refused::Insecure);
         }
-        entry.mailbox.try_send(Box::new(exchange)).map_err(|error| match error {
-            TrySendError::Full(_) => Refused::Full,
-            TrySendError::Closed(_) => Refused::Unknown,
+        // Before it is sent, lest it be taken before it was counted.
+        let bytes = exchange.held_bytes();
+        entry.queued.add(bytes);
+        entry.mailbox.try_send(Box::new(exchange)).map_err(|error| {
+            entry.queued.remove(bytes);
+            match error {
+                TrySendError::Full(_) => Refused::Full,
+                TrySendError::Closed(_) => Refused::Unknown,
+            }
         })
     }
 
@@ -141,11 +158,14 @@ impl Registry {
         if sid.owner() != self.owner {
             return None;
         }
+        let queued = Arc::<Queued>::default();
         match lock(self.shard(&sid)).entry(sid) {
             Place::Occupied(_) => return None,
-            Place::Vacant(place) => place.insert(Entry { mailbox: sender, secure }),
+            Place::Vacant(place) => {
+                place.insert(Entry { mailbox: sender, secure, queued: Arc::clone(&queued) })
+            }
         };
-        Some((Registered { registry: Arc::clone(self), sid, is_zombie: false }, mailbox))
+        Some((Registered { registry: Arc::clone(self), sid, queued, is_zombie: false }, mailbox))
     }
 
     fn find(&self, sid: &Sid) -> Option<Entry> {
@@ -178,10 +198,16 @@ fn lock(shard: &Mutex<Shard>) -> MutexGuard<'_, Shard> {
 pub(crate) struct Registered {
     registry: Arc<Registry>,
     sid: Sid,
+    queued: Arc<Queued>,
     is_zombie: bool,
 }
 
 impl Registered {
+    /// What waits in its mailbox.
+    pub(crate) fn queued(&self) -> &Queued {
+        &self.queued
+    }
+
     /// The session is dead and stays only to say why (BOSH-77); false if there are enough of those.
     #[must_use]
     pub(crate) fn die(&mut self) -> bool {

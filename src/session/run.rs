@@ -16,6 +16,7 @@ use std::time::Instant;
 use tokio::time::Sleep;
 use tracing::{Span, debug};
 
+use super::budget::{Account, Owner};
 use super::delivery::{Delivery, Taken};
 use super::link::{Machine, ServerLink, read_some};
 use super::meter::Meter;
@@ -26,7 +27,7 @@ use super::returns::User;
 use super::timer::{arm, clock};
 use super::worker::{Buffers, Live, Permit, READ_CHUNK, Worker};
 use crate::io::Io;
-use crate::metrics::{Direction, Transport, Upgrade};
+use crate::metrics::{Direction, Limit, Transport, Upgrade};
 use crate::proto::fault::Fault;
 use crate::proto::stream::{ServerSide, Stage};
 use crate::proto::ws::Framing;
@@ -36,6 +37,10 @@ use crate::upstream::{self, Established};
 
 /// Read chunks handled in one poll before other sessions of the thread get their turn.
 pub(super) const TURNS: u32 = 16;
+
+/// The most that is kept of a frame which a client has begun to read, when its session ends for its
+/// memory: what is told at the end comes behind that. For the sake of a larger one it is not told.
+const LAST_FRAME: usize = 64 * 1024;
 
 /// One session, from the 101 to the end of both connections.
 pub struct Run {
@@ -72,6 +77,8 @@ pub struct Run {
     ending: bool,
     stage: Stage,
     recording: Recording,
+    /// What it holds.
+    account: Account,
     id: u64,
     opened: Instant,
     permit: Permit,
@@ -101,7 +108,7 @@ impl Run {
             machine,
             client: Some(client),
             link: ServerLink::new(who, origin),
-            to_client: Pending::default(),
+            to_client: Pending::framed(),
             delivering: Default::default(),
             meter,
             user: None,
@@ -119,6 +126,7 @@ impl Run {
             ending: false,
             stage: Stage::default(),
             recording,
+            account: Account::default(),
             id,
             opened: now,
             worker,
@@ -365,6 +373,32 @@ impl Run {
         .min()
     }
 
+    fn held_bytes(&self) -> usize {
+        self.machine.held_bytes()
+            + self.to_client.held_bytes()
+            + self.held_client.capacity()
+            + self.link.held_bytes()
+    }
+
+    /// Ends it, if it does not end anyway, and gives up what it holds.
+    fn end_for_memory(&mut self, buffers: &mut Buffers, now: Instant) {
+        if self.machine.ended().is_none() {
+            self.worker.shared.metrics.limits.hit(Limit::Memory);
+        }
+        let server_waits = self.link.is_waiting();
+        self.link.give_up();
+        self.held_client = Vec::new();
+        let can_be_told = self.to_client.cut(LAST_FRAME);
+        let lost = self.delivering[1].settle(std::iter::empty(), Taken::Nothing, |_, _| {});
+        if let Some(transport) = self.transport {
+            self.worker.local.undelivered(transport, lost);
+        }
+        self.machine.overloaded(server_waits, &mut buffers.out, now);
+        if !can_be_told {
+            self.machine.client_gone(Loss::Lost, now);
+        }
+    }
+
     /// The number of elements that passed to the server, and to the client.
     fn count(&self, buffers: &mut Buffers, now: Instant) -> [u32; 2] {
         let tally = std::mem::take(&mut buffers.out.tally);
@@ -475,6 +509,13 @@ impl Future for Run {
         let worker = Rc::clone(&this.worker);
         let mut buffers = worker.buffers.borrow_mut();
         buffers.begin();
+        let budget = worker.shared.sessions.budget();
+        if this.account.is_marked() {
+            let held = this.held_bytes();
+            if this.account.is_due(budget, held, this.id) {
+                this.end_for_memory(&mut buffers, now);
+            }
+        }
         let mut turns = 0;
         while this.turn(&mut buffers, now, cx) {
             // What is read next is as old as this, not as the chunk before.
@@ -489,6 +530,9 @@ impl Future for Run {
         drop(buffers);
         this.meter.count();
         this.follow(now);
+        let owner = Owner { id: this.id, born: this.opened, waker: cx.waker() };
+        let held = this.held_bytes();
+        this.account.publish(budget, held, &owner);
         if this.machine.is_authenticated() {
             this.permit.authenticated();
         }
@@ -503,6 +547,7 @@ impl Future for Run {
 
 impl Drop for Run {
     fn drop(&mut self) {
+        self.account.close(self.worker.shared.sessions.budget(), self.id);
         let now = clock();
         let fault = if std::thread::panicking() { Some(Fault::Bug) } else { self.machine.ended() };
         match (self.transport, fault) {

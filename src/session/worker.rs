@@ -15,6 +15,7 @@ use std::time::{Duration, Instant};
 use tracing::{Span, debug, error, info, warn};
 
 use super::addresses::{Addresses, SessionPlace};
+use super::budget::Budget;
 use super::recorder::Recorder;
 use super::recorder::record::{Record, Recording};
 use super::registry::Registry;
@@ -71,6 +72,7 @@ pub struct Sessions {
     limit: AtomicUsize,
     addresses: Arc<Addresses>,
     returns: Returns,
+    budget: Budget,
     draining: tokio::sync::watch::Sender<Option<Drain>>,
 }
 
@@ -123,14 +125,16 @@ impl NoPlace {
 }
 
 impl Sessions {
-    /// None yet, and never more than `limit`, nor more than `addresses` allows each.
+    /// None yet, and never more than `limit`, nor more than `addresses` allows each, nor one more
+    /// while they hold more than `budget`.
     #[must_use]
-    pub fn new(limit: usize, addresses: Arc<Addresses>) -> Self {
+    pub fn new(limit: usize, addresses: Arc<Addresses>, budget: Budget) -> Self {
         Self {
             open: AtomicUsize::new(0),
             limit: AtomicUsize::new(limit),
             addresses,
             returns: Returns::default(),
+            budget,
             draining: tokio::sync::watch::Sender::new(None),
         }
     }
@@ -166,6 +170,9 @@ impl Sessions {
         client: Option<IpAddr>,
         now: Instant,
     ) -> Result<Permit, NoPlace> {
+        if self.budget.is_exceeded() {
+            return Err(NoPlace::Limit(Limit::Memory));
+        }
         let limit = self.limit.load(Ordering::Acquire);
         self.open
             .fetch_update(Ordering::AcqRel, Ordering::Acquire, |open| {
@@ -187,6 +194,12 @@ impl Sessions {
     #[must_use]
     pub fn addresses(&self) -> &Arc<Addresses> {
         &self.addresses
+    }
+
+    /// What they hold, and may.
+    #[must_use]
+    pub fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Sessions open now, those that are closing included.
@@ -287,6 +300,7 @@ impl Buffers {
                 buffer.shrink_to(KEEP);
             }
         }
+        self.scratch.release();
     }
 }
 
@@ -543,7 +557,9 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "any instant will do as the first")]
     fn permits_are_bounded_and_given_back() {
         let limits = addresses::Limits { sessions: Some(1), ..addresses::Limits::default() };
-        let sessions = Arc::new(Sessions::new(3, Arc::new(Addresses::new(limits))));
+        let metrics = Metrics::register().unwrap();
+        let budget = Budget::new(1 << 20, Arc::clone(&metrics));
+        let sessions = Arc::new(Sessions::new(3, Arc::new(Addresses::new(limits)), budget));
         let now = Instant::now();
         let admit = |client: &str| sessions.admit(client.parse().ok(), now);
         let of_address = Err(NoPlace::Limit(Limit::SessionsPerAddress));
@@ -567,6 +583,11 @@ mod tests {
         let one = admit("192.0.2.1");
         assert!(one.is_ok() && admit("192.0.2.9").is_err(), "the limit is another");
         drop(one);
+        metrics.limits.held.set((1 << 20) + 1);
+        let over_budget = Err(NoPlace::Limit(Limit::Memory));
+        assert_eq!(admit("192.0.2.9").map(drop), over_budget, "what there is takes all memory");
+        metrics.limits.held.set(1 << 20);
+        assert!(admit("192.0.2.9").is_ok());
         sessions.drain(Drain { begun: now, window: Duration::ZERO });
         assert_eq!(sessions.admit(None, now).map(drop), Err(NoPlace::Draining));
         assert!(sessions.admit_to_redirect(None, now).is_ok(), "to be sent elsewhere");

@@ -169,9 +169,18 @@ impl Client {
                 Carrier::WebSocket(socket)
             }
         };
-        Ok(Self {
+        Ok(Self::of(carrier, endpoint.transport))
+    }
+
+    /// A client over a WebSocket that stands, in the framing of RFC 7395.
+    pub fn over(socket: Socket) -> Self {
+        Self::of(Carrier::WebSocket(socket), Transport::Ws)
+    }
+
+    fn of(carrier: Carrier, transport: Transport) -> Self {
+        Self {
             carrier,
-            transport: endpoint.transport,
+            transport,
             features: Element::bare("features", ns::STREAMS),
             jid: String::new(),
             sm: None,
@@ -181,7 +190,7 @@ impl Client {
             seen: VecDeque::new(),
             transcript: VecDeque::new(),
             next_id: 0,
-        })
+        }
     }
 
     /// Connects, logs in with SCRAM-SHA-1, binds a resource.

@@ -181,6 +181,33 @@ impl Core {
         }
     }
 
+    /// The session holds too much memory: nothing of that is kept, and instead of what waited the
+    /// client is told a stream error.
+    pub(super) fn overloaded(&mut self, server_waits: bool, out: &mut Out, now: Instant) {
+        if server_waits {
+            // Nothing can reach the server behind half an element.
+            self.server = ServerSide::Gone;
+        }
+        self.give_up(out);
+        self.early = Vec::new();
+        match self.client {
+            ClientSide::Open => {
+                if let Some(error) = Fault::Memory.stream_error() {
+                    self.queue.push(Kind::StreamError, None, |bytes| error.write(bytes));
+                }
+                self.fail(Fault::Memory, None, out, now);
+            }
+            ClientSide::Terminating(_) => self.terminated(out, now),
+            ClientSide::Zombie { told, elements, .. } => {
+                if told.is_none() {
+                    out.counts.undelivered += elements;
+                }
+                self.leave();
+            }
+            ClientSide::Gone => {}
+        }
+    }
+
     /// Answers every request that waits (BOSH-76); false if none does.
     fn tell_end(&mut self, fault: Fault, culprit: Option<(u64, RequestId)>, out: &mut Out) -> bool {
         let condition = fault.condition();

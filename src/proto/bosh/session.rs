@@ -65,6 +65,11 @@ pub enum Event<'a> {
     Deadline,
     /// All that was ready has been given: what can be answered is answered now (BOSH-39).
     Flush,
+    /// The session holds more memory than any other, and there is too much of that.
+    Overloaded {
+        /// The server's socket has not taken all that was for it, and what was left is given up.
+        server_waits: bool,
+    },
     /// The process is shutting down.
     Drain,
     /// An operator ends the session; nothing if it ends already.
@@ -177,6 +182,10 @@ impl Session {
             Event::ServerStalled => core.server_stalled(out, now),
             Event::Deadline => core.tick(out, now),
             Event::Flush => core.flush(out, now),
+            Event::Overloaded { server_waits } => {
+                self.reader.reset();
+                core.overloaded(server_waits, out, now);
+            }
             Event::Drain => core.drain(out, now),
             Event::Kick => core.kick(out, now),
         }

@@ -351,6 +351,22 @@ impl Session {
         }
     }
 
+    /// The session holds more memory than any other, and there is too much of that: it ends, and
+    /// gives up what it holds of either side's input. `server_waits` says whether the server's
+    /// socket has not taken all that was for it.
+    pub fn overloaded(&mut self, server_waits: bool, out: &mut Out, now: Instant) {
+        self.frames = FrameReader::new(self.core.settings.frames);
+        self.reader.reset();
+        self.core.mid_message_since = None;
+        // Half a message is lost: what the client still sends cannot be framed.
+        self.core.flags.deaf = true;
+        if server_waits {
+            // Nor can a footer reach the server behind half an element.
+            self.core.server = ServerSide::Gone;
+        }
+        self.core.fail(Fault::Memory, out, now);
+    }
+
     /// Whatever is due at `now`.
     pub fn tick(&mut self, out: &mut Out, now: Instant) {
         self.core.tick(out, now);

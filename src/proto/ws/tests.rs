@@ -1504,3 +1504,33 @@ fn legacy_framing_can_be_switched_off() {
     assert!(matches!(&got[0], Got::Text(open) if open.starts_with("<open ")), "{got:?}");
     Rig::expect_error(&got, "bad-format", 1000);
 }
+
+/// SEC-17: a session that holds too much gives up all of it, is told why, and ends the server's
+/// stream, unless half an element waits for that.
+#[test]
+fn too_much_memory_is_told_and_given_back() {
+    for server_waits in [false, true] {
+        let mut rig = Rig::bound();
+        let half = frame(0x81, &[b'x'; 100_000]);
+        assert_eq!(rig.send(&half[..90_000]), []);
+        rig.server(&format!("<message><body>{}", "x".repeat(100_000)));
+        assert!(rig.session.held_bytes() > 190_000);
+        rig.session.overloaded(server_waits, &mut rig.out, rig.now);
+        assert_eq!(rig.session.held_bytes(), 0);
+        let got = rig.got();
+        Rig::expect_error(&got, "resource-constraint", 1000);
+        assert_eq!(rig.session.ended(), Some(Fault::Memory));
+        assert!(matches!(rig.session.client(), ClientSide::Closing { shut: true, .. }));
+        if server_waits {
+            assert_eq!((rig.upstream(), rig.session.server()), (String::new(), ServerSide::Gone));
+        } else {
+            assert_eq!(rig.upstream(), FOOTER);
+            // What is left of either side's input is not kept any more.
+            assert_eq!(rig.server("</body></message>"), []);
+        }
+        assert_eq!(rig.send(&half[90_000..]), []);
+        assert_eq!(rig.session.held_bytes(), 0);
+        rig.wait(5);
+        assert!(rig.session.is_over());
+    }
+}

@@ -40,6 +40,11 @@ impl Scratch {
     pub fn new() -> Self {
         Self::default()
     }
+
+    /// Gives back the memory of an element that came in pieces, which the next one does not use.
+    pub fn release(&mut self) {
+        self.buffer = Vec::new();
+    }
 }
 
 /// A range of the element's bytes.

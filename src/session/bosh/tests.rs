@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
 use crate::metrics::Metrics;
@@ -21,6 +21,7 @@ use crate::proto::stream::Served;
 use crate::proto::ws;
 use crate::proto::xml::Limits;
 use crate::session::addresses::{self, Addresses};
+use crate::session::budget::Budget;
 use crate::session::recorder::{self, Recorder};
 use crate::session::registry::{Refused, Registry};
 use crate::session::worker::{Drain, Live, Sessions, Shared};
@@ -51,6 +52,8 @@ enum Do {
     Open,
     /// Send its payload to the server.
     Send,
+    /// Say that so much is held as its payload is long.
+    Weigh,
 }
 
 /// What happened to the script's machine, in words.
@@ -73,6 +76,8 @@ struct Script {
     deadline: Option<Instant>,
     ended: Option<Fault>,
     zombie: bool,
+    /// Bytes that it says it holds.
+    weight: usize,
 }
 
 impl Script {
@@ -153,6 +158,8 @@ impl Driven for Script {
                     self.server = ServerSide::Connecting;
                     let domain = Domain::parse("localhost").expect("a domain");
                     self.request = Some(Box::new(OpenRequest { domain, from: None, lang: None }));
+                } else if what == Do::Weigh as u64 {
+                    self.weight = body.payload.bytes.len();
                 } else if what == Do::Send as u64 {
                     out.server.extend_from_slice(&body.payload.bytes);
                 }
@@ -181,6 +188,12 @@ impl Driven for Script {
                 self.notes.borrow_mut().events.push("deadline".to_owned());
                 self.end(out);
                 self.zombie = false;
+            }
+            Event::Overloaded { server_waits } => {
+                let event = format!("overloaded {server_waits}");
+                self.notes.borrow_mut().events.push(event);
+                self.weight = 0;
+                self.end(out);
             }
             Event::Drain => {
                 self.notes.borrow_mut().events.push("drain".to_owned());
@@ -220,6 +233,10 @@ impl Driven for Script {
 
     fn is_over(&self) -> bool {
         self.ended.is_some() && !self.zombie
+    }
+
+    fn held_bytes(&self) -> usize {
+        self.weight
     }
 }
 
@@ -306,10 +323,12 @@ fn worker(server: Option<SocketAddr>) -> (Rc<Worker>, Arc<Live>) {
     )
     .expect("no files and no DNS");
     let addresses = Arc::new(Addresses::new(addresses::Limits::default()));
+    let metrics = Metrics::register().expect("distinct names");
+    let budget = Budget::new(0, Arc::clone(&metrics));
     let shared = Shared {
-        metrics: Metrics::register().expect("distinct names"),
+        metrics,
         registry: Arc::new(Registry::new(1).expect("randomness")),
-        sessions: Arc::new(Sessions::new(10, addresses)),
+        sessions: Arc::new(Sessions::new(10, addresses, budget)),
         recorder: Arc::new(Recorder::new(recorder::Settings {
             events: 8,
             keep: Duration::from_secs(60),
@@ -350,6 +369,7 @@ fn start((worker, live): &(Rc<Worker>, Arc<Live>), deadline: Option<Duration>) -
         deadline: deadline.map(|after| clock() + after),
         ended: None,
         zombie: false,
+        weight: 0,
     };
     let permit = worker.shared.sessions.admit(None, clock()).expect("room");
     let (run, answer) = Run::new(
@@ -538,26 +558,32 @@ fn a_drain_reaches_idle_sessions() {
     });
 }
 
+/// A session whose server reads its header and no more.
+async fn behind_a_deaf_server() -> (Client, TcpStream, oneshot::Receiver<Reply>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let worker = worker(Some(listener.local_addr().expect("a port")));
+    let client = start(&worker, None);
+    let open = client.send(Do::Open);
+    let (mut server, _) = listener.accept().await.expect("the gateway");
+    let mut header = [0; 16];
+    server.read_exact(&mut header).await.expect("a header");
+    server
+        .write_all(
+            b"<stream:stream xmlns='jabber:client' version='1.0' id='1' \
+              xmlns:stream='http://etherx.jabber.org/streams'><stream:features/>",
+        )
+        .await
+        .expect("written");
+    client.noted("connected").await;
+    (client, server, open)
+}
+
 /// A client that sends on while the server takes nothing is bounded by its mailbox, and the server
 /// by `limits.stall_timeout`.
 #[test]
 fn requests_wait_while_the_server_takes_nothing() {
     on_a_worker(async {
-        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
-        let worker = worker(Some(listener.local_addr().expect("a port")));
-        let client = start(&worker, None);
-        let _open = client.send(Do::Open);
-        let (mut server, _) = listener.accept().await.expect("the gateway");
-        let mut header = [0; 16];
-        server.read_exact(&mut header).await.expect("a header");
-        server
-            .write_all(
-                b"<stream:stream xmlns='jabber:client' version='1.0' id='1' \
-                  xmlns:stream='http://etherx.jabber.org/streams'><stream:features/>",
-            )
-            .await
-            .expect("written");
-        client.noted("connected").await;
+        let (client, _server, _open) = behind_a_deaf_server().await;
         let big = vec![b' '; 8 * 1024 * 1024];
         let mut kept = vec![client.post(Do::Send, &big).expect("room")];
         let refused = loop {
@@ -570,6 +596,60 @@ fn requests_wait_while_the_server_takes_nothing() {
         };
         assert_eq!(refused, Refused::Full);
         client.noted("server stalled").await;
+        for answer in kept {
+            let answer = text(answer).await;
+            assert!(answer == "over" || answer.contains("item-not-found"), "{answer}");
+        }
+    });
+}
+
+/// SEC-17: the session that holds most is woken and ended when all together hold too much, though
+/// nothing moves for it; who holds less goes on.
+#[test]
+fn who_holds_most_is_ended() {
+    on_a_worker(async {
+        let worker = worker(None);
+        worker.0.shared.sessions.budget().limit(2 << 20);
+        let (large, small) = (start(&worker, None), start(&worker, None));
+        let megabyte = vec![b' '; 1 << 20];
+        let _one = large.post(Do::Weigh, &[&megabyte[..], b"more"].concat()).expect("a session");
+        let _two = small.post(Do::Weigh, &megabyte).expect("a session");
+        large.noted("overloaded false").await;
+        large.task.await.expect("its end");
+        let _say = small.send(Do::Say);
+        assert_eq!(text(small.reader(0)).await, "word");
+        assert!(!small.events().iter().any(|event| event.contains("overloaded")));
+        let metrics = worker.0.shared.metrics.render().expect("text");
+        let metrics = String::from_utf8(metrics).expect("UTF-8");
+        assert!(metrics.contains("bosphorus_limit_hits_total{limit=\"memory\"} 1\n"));
+        assert!(metrics.contains("bosphorus_sessions_held_bytes 1048576\n"), "{metrics}");
+        drop(small.send(Do::End));
+        small.task.await.expect("its end");
+        assert_eq!(worker.0.shared.metrics.limits.held.get(), 0);
+    });
+}
+
+/// SEC-17: what waits in a mailbox counts, also while the session takes nothing out of it.
+#[test]
+fn queued_requests_are_held() {
+    on_a_worker(async {
+        let (client, _server, _open) = behind_a_deaf_server().await;
+        let sessions = &client.worker.shared.sessions;
+        let held = || client.worker.shared.metrics.limits.held.get();
+        let big = vec![b' '; 8 * 1024 * 1024];
+        let _big = client.post(Do::Send, &big).expect("room");
+        while held() < 1 << 20 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // Until the socket's buffers are full.
+        let mut before = 0;
+        while std::mem::replace(&mut before, held()) != held() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+        sessions.budget().limit(usize::try_from(held()).expect("a length") + (1 << 20));
+        let kept: Vec<_> =
+            (0..14).map(|_| client.post(Do::Hold, &big[..100 * 1024]).expect("room")).collect();
+        client.noted("overloaded true").await;
         for answer in kept {
             let answer = text(answer).await;
             assert!(answer == "over" || answer.contains("item-not-found"), "{answer}");

@@ -510,6 +510,57 @@ fn the_end_gives_everything_back() {
     assert!(rig.session.held_bytes() < 1000, "{}", rig.session.held_bytes());
 }
 
+/// SEC-17: a session that holds too much gives up all of it, and its client is told a stream error:
+/// by a request that is open, or by the next one.
+#[test]
+fn too_much_memory_is_told_and_given_back() {
+    let error = "><stream:error xmlns:stream=\"http://etherx.jabber.org/streams\">\
+                 <resource-constraint xmlns=\"urn:ietf:params:xml:ns:xmpp-streams\"/>";
+    let overloaded = |server_waits| Event::Overloaded { server_waits };
+    let mut rig = Rig::bound();
+    rig.ask(102, body(102).say(&message(&"x".repeat(50_000))));
+    rig.server(&message(&"y".repeat(200_000)));
+    rig.feed(&format!("<message xmlns='jabber:client'><body>{}", "x".repeat(100_000)));
+    rig.ask(101, body(101));
+    rig.server(&message("z"));
+    let got = rig.handle(overloaded(false));
+    assert!(got.iter().all(|got| !got.body.contains("yyy")), "{got:?}");
+    assert!(rig.session.held_bytes() < 2000, "{}", rig.session.held_bytes());
+    assert_eq!(rig.session.ended(), Some(Fault::Memory));
+    assert!(rig.upstream().ends_with(FOOTER));
+
+    let mut rig = Rig::bound();
+    rig.server(&message(&"y".repeat(200_000)));
+    assert_eq!(rig.handle(overloaded(false)), []);
+    // The server is told of the message that nobody will get, and of the end.
+    let upstream = rig.upstream();
+    assert!(upstream.contains("recipient-unavailable") && upstream.ends_with(FOOTER), "{upstream}");
+    assert!(rig.session.held_bytes() < 2000, "{}", rig.session.held_bytes());
+    let got = rig.ask(101, body(101));
+    assert!(got[0].body.contains("remote-stream-error") && got[0].body.contains(error), "{got:?}");
+    assert!(!got[0].body.contains("yyy"));
+
+    let mut rig = Rig::bound();
+    rig.ask(101, body(101));
+    let got = rig.handle(overloaded(true));
+    assert!(got[0].body.contains("remote-stream-error") && got[0].body.contains(error), "{got:?}");
+    // Behind half an element nothing can be said.
+    assert_eq!((rig.upstream(), rig.session.server()), (String::new(), ServerSide::Gone));
+    assert!(rig.session.is_over());
+}
+
+/// SEC-17: even the dead keep nothing then.
+#[test]
+fn the_dead_give_up_what_they_keep() {
+    let mut rig = Rig::bound();
+    rig.server(&message(&"y".repeat(50_000)));
+    rig.handle(Event::ServerGone);
+    assert!(rig.session.is_zombie() && rig.session.held_bytes() > 50_000);
+    rig.handle(Event::Overloaded { server_waits: false });
+    assert!(rig.session.is_over() && rig.session.held_bytes() < 2000);
+    assert_eq!(rig.session.ended(), Some(Fault::ServerLost));
+}
+
 /// BOSH-77: the condition is for a client that can hear it.
 #[test]
 fn last_words_survive_a_request_that_is_gone() {
