@@ -77,6 +77,14 @@
 //! nothing that has begun notices. SIGTERM is told to the sessions as a [`session::worker::Drain`],
 //! from which each knows its own turn to end.
 //!
+//! # The comparison
+//!
+//! What is counted for each stanza is counted by each worker for itself and added up at a scrape
+//! ([`metrics::Local`]). The bytes of a client's connection are counted below TLS ([`io::Traffic`]),
+//! and are those of the transport that it turns out to carry ([`session::meter`]); an element is
+//! delivered when the last byte of it is with the kernel. `tests/truth.rs` holds all that equal to what
+//! an observer in front counts.
+//!
 //! # Why a session ended
 //!
 //! One enum says it, [`proto::fault`], and its word is in the client's error, the log, the metrics and
