@@ -1,8 +1,8 @@
 //! The admin listener: `/metrics`, `/health`, `/ready`, and the sessions. Its own port, loopback by
 //! default (SEC-23).
 //!
-//! Who may ask about sessions, and end them, is judged by [`access`]; what they are told is written
-//! by [`sessions`].
+//! Who may ask about sessions, and end them, is judged by `access`; what they are told is written
+//! by `sessions`.
 
 mod access;
 mod sessions;

@@ -1,12 +1,12 @@
 //! One memory budget for all sessions (`limits.memory`), and who is ended when it is exceeded.
 //!
 //! Each session adds up what it holds in queues and buffers whenever it has been polled, and tells
-//! the budget only what has changed by [`GRAIN`] or more: so no stanza writes what threads share,
-//! and what a session holds below that is not counted. Who holds [`HEAVY`] or more is in a table
+//! the budget only what has changed by `GRAIN` or more: so no stanza writes what threads share,
+//! and what a session holds below that is not counted. Who holds `HEAVY` or more is in a table
 //! besides, whose lock is taken when that limit is crossed, and when the budget is exceeded. Then
 //! the sessions of the table are ended that hold most, the oldest of those that hold the same,
 //! until what the others hold is within the budget. One that holds less is never ended for it, so
-//! that what is held at the most is the budget and [`HEAVY`] for each session; while the budget is
+//! that what is held at the most is the budget and `HEAVY` for each session; while the budget is
 //! exceeded no session is begun.
 //!
 //! A session that is to be ended finds a mark at its entry, and is woken to find it even when none
