@@ -174,7 +174,7 @@ pub struct ServerIdentity {
     pub key: PathBuf,
 }
 
-/// `[admin]`: metrics, health and readiness.
+/// `[admin]`: metrics, health, readiness and the status page.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
     /// `None` switches the listener off.

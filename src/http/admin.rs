@@ -1,4 +1,7 @@
-//! The admin listener: `/metrics`, `/health`, `/ready`. Its own port, loopback by default (SEC-23).
+//! The admin listener: `/metrics`, `/health`, `/ready`, and the page [`status`]. Its own port,
+//! loopback by default (SEC-23).
+
+mod status;
 
 use std::sync::Arc;
 
@@ -19,6 +22,7 @@ pub struct Admin {
 /// Registers the admin routes with actix's `App`.
 pub fn configure(admin: Admin) -> impl FnOnce(&mut web::ServiceConfig) {
     move |app| {
+        status::configure(status::Status::new(&admin), app);
         app.app_data(web::Data::new(admin))
             .route("/metrics", web::get().to(metrics))
             .route("/health", web::get().to(health))

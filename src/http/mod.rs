@@ -8,10 +8,12 @@
 //! who has sent a request, through whatever proxies, is found out by [`caller`].
 
 pub mod admin;
+mod assets;
 pub mod bosh;
 pub mod caller;
 pub mod connection;
 pub mod door;
+mod figures;
 pub mod guard;
 pub mod h2;
 mod host_meta;

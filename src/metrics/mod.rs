@@ -9,6 +9,7 @@ mod bosh;
 mod http;
 mod limits;
 mod local;
+mod snapshot;
 mod tls;
 mod upstream;
 
