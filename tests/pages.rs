@@ -1,10 +1,12 @@
 //! The pages for people who run a gateway: `/status` on the admin listener, its feed and who may read
-//! it, and the page in headless Chromium, driven by scripts in `tests/npm`.
+//! it; `/lab` in the demo and before a real server; and both in headless Chromium, driven by scripts in
+//! `tests/npm`.
 //!
 //! Pictures go to the directory `BOSPHORUS_SCREENSHOTS`, if that is set.
 
 mod common;
 
+use std::io::Write;
 use std::process::Command;
 use std::time::Duration;
 
@@ -14,7 +16,7 @@ use serde_json::{Value, json};
 use common::client::{Client, Endpoint, Transport, ns};
 use common::gateway::{Gateway, http_get};
 use common::npm;
-use common::process::{Directory, Process, tail};
+use common::process::{Directory, Process, free_ports, tail, wait_ready};
 use common::server::{Kind, Server};
 use common::socket::{Received, Socket};
 use common::{PATIENCE, Result, block_on, eventually, in_ci};
@@ -187,6 +189,91 @@ fn the_status_page_in_chromium() -> Result {
         let argument = json!({ "admin": format!("http://{}", gateway.admin()) });
         run_script("status.mjs", argument, &directory, 7).with_context(|| gateway.log_tail(40))
     })
+}
+
+/// The lab of the demo, with all of its buttons.
+#[cfg(feature = "demo")]
+#[test]
+fn the_lab_of_the_demo_in_chromium() -> Result {
+    let Some(directory) = browser("lab")? else { return Ok(()) };
+    let [listen, admin] = free_ports()?.map(|port: u16| format!("127.0.0.1:{port}"));
+    let mut command = Command::new(env!("CARGO_BIN_EXE_bosphorus"));
+    command.args(["demo", "--listen", &listen, "--admin", &admin]);
+    let mut demo = Process::spawn(command, &directory, "demo.log")?;
+    let address = admin.parse()?;
+    wait_ready(&mut demo, || http_get(address, "/ready").is_ok_and(|(status, _)| status == 200))?;
+    let argument = json!({
+        "url": format!("http://{listen}/lab"),
+        "metrics": format!("http://{admin}/metrics"),
+        "account": null,
+    });
+    run_script("lab.mjs", argument, &directory, 11)
+}
+
+/// The lab before a real server, which asks who it is.
+#[test]
+fn the_lab_before_prosody_in_chromium() -> Result {
+    if let Some(why) = Kind::Prosody.missing() {
+        ensure!(!in_ci(), "{why}");
+        eprintln!("SKIPPED: {why}");
+        return Ok(());
+    }
+    let Some(directory) = browser("lab-serve")? else { return Ok(()) };
+    let server = Server::prosody()?;
+    let gateway = Gateway::in_front_of_with(&[&server], "[lab]\nenabled = true\n")?;
+    let account = server.account();
+    let argument = json!({
+        "url": format!("http://{}/lab", gateway.listen()),
+        "metrics": format!("http://{}/metrics", gateway.admin()),
+        "account": { "jid": account.jid(), "password": account.password },
+    });
+    run_script("lab.mjs", argument, &directory, 12).with_context(|| gateway.log_tail(20))
+}
+
+/// Off unless configured; and then it names no server, and feeds as many as it may.
+#[test]
+fn the_lab_is_off_until_it_is_configured() -> Result {
+    use std::io::Read;
+    let off = gateway()?;
+    for path in ["/lab", "/lab/config.json", "/lab/events", "/lab/lab.js"] {
+        ensure!(http_get(off.listen(), path)?.0 == 404, "{path} is there");
+    }
+    let server = Server::shared(Kind::Demo)?;
+    let on = Gateway::in_front_of_with(&[&server], "[lab]\nenabled = true\n")?;
+    let (status, config) = http_get(on.listen(), "/lab/config.json")?;
+    let config: Value = serde_json::from_str(&config)?;
+    let expected = json!({"websocket": "/xmpp-websocket", "bosh": "/http-bind", "account": null});
+    ensure!(status == 200 && config == expected, "{status} {config}");
+    let watch = || -> Result<(std::net::TcpStream, String)> {
+        let mut socket = std::net::TcpStream::connect(on.listen())?;
+        socket.set_read_timeout(Some(PATIENCE))?;
+        write!(socket, "GET /lab/events HTTP/1.1\r\nHost: {}\r\n\r\n", on.listen())?;
+        let (mut text, mut piece) = (Vec::new(), [0; 4096]);
+        while !text.ends_with(b"}\n\n\r\n") && !text.ends_with(b"may\n") {
+            let count = socket.read(&mut piece)?;
+            ensure!(count > 0, "closed: {}", String::from_utf8_lossy(&text));
+            text.extend_from_slice(&piece[..count]);
+        }
+        Ok((socket, String::from_utf8_lossy(&text).into_owned()))
+    };
+    let mut watchers = Vec::new();
+    for _ in 0..WATCHERS {
+        let (socket, text) = watch()?;
+        ensure!(text.starts_with("HTTP/1.1 200 ") && text.contains("data: {"), "{text}");
+        ensure!(!text.contains("127.0.0.1"), "a server is named: {text}");
+        watchers.push(socket);
+    }
+    ensure!(watch()?.1.starts_with("HTTP/1.1 503 "), "one more is fed");
+    watchers.clear();
+    block_on(async {
+        eventually("a place", async || watch().ok().filter(|(_, text)| text.contains(" 200 ")))
+            .await?;
+        Ok(())
+    })?;
+    // Whoever watches does not keep it from its end.
+    let _watcher = watch()?;
+    ensure!(on.stop()?.success());
+    Ok(())
 }
 
 /// A directory for a script, or nothing if it is to be skipped.

@@ -101,7 +101,8 @@ fn in_force(old: &Config, new: Config) -> Config {
     }
     // Half of it, towards clients, cannot be changed, and all of a key is in force or nothing.
     let upstream = Upstream { close_grace: old.upstream.close_grace, ..new.upstream };
-    Config { listen, tls, upstream, admin: old.admin.clone(), log: old.log.clone(), ..new }
+    let (admin, lab, log) = (old.admin.clone(), old.lab.clone(), old.log.clone());
+    Config { listen, tls, upstream, admin, lab, log, ..new }
 }
 
 /// A listener that is there has to show something until it can go.
@@ -127,6 +128,7 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("listen.head_timeout", was.head_timeout != is.head_timeout),
         ("upstream.close_grace", old.upstream.close_grace != new.upstream.close_grace),
         ("admin.address", old.admin != new.admin),
+        ("lab.enabled", old.lab.enabled != new.lab.enabled),
         ("log.format", old.log.format != new.log.format),
         ("log.filter", old.log.filter != new.log.filter),
     ]

@@ -44,6 +44,8 @@ pub struct Config {
     pub sasl: Sasl,
     /// `[discovery]`: how clients find the endpoints.
     pub discovery: Discovery,
+    /// `[lab]`: the page that tries both transports.
+    pub lab: Lab,
     /// `[drain]`: the end of the process.
     pub drain: Drain,
     /// `[log]`.
@@ -179,6 +181,16 @@ pub struct ServerIdentity {
 pub struct Admin {
     /// `None` switches the listener off.
     pub address: Option<SocketAddr>,
+}
+
+/// `[lab]`: the page that tries both transports.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Lab {
+    /// Whether it is served, to whoever reaches the listeners for clients.
+    pub enabled: bool,
+    /// The JID and the password that it logs in with, instead of asking. No key sets it: only the
+    /// demo has passwords that are no secrets.
+    pub account: Option<(String, String)>,
 }
 
 /// `[ws]`: the WebSocket transport.

@@ -27,10 +27,12 @@ pub(super) struct Asset {
     pub(super) text: &'static str,
 }
 
-/// Serves the files to `GET` and `HEAD`, whoever `admits`.
+/// Serves the files to `GET` and `HEAD`, whoever `admits`. `alone`: no other request follows on their
+/// connections.
 pub(super) fn serve(
     assets: &'static [Asset],
     admits: fn(&HttpRequest) -> Result<(), HttpResponse>,
+    alone: bool,
     config: &mut web::ServiceConfig,
 ) {
     for asset in assets {
@@ -39,7 +41,7 @@ pub(super) fn serve(
         let tag = EntityTag::new_strong(digest);
         let answer = move |request: HttpRequest| {
             let answer = match admits(&request) {
-                Ok(()) => respond(asset, &tag, &request),
+                Ok(()) => respond(asset, &tag, alone, &request),
                 Err(refused) => refused,
             };
             async move { answer }
@@ -53,14 +55,14 @@ pub(super) fn read() -> Route {
     web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
-fn respond(asset: &Asset, tag: &EntityTag, request: &HttpRequest) -> HttpResponse {
+fn respond(asset: &Asset, tag: &EntityTag, alone: bool, request: &HttpRequest) -> HttpResponse {
     let known = match IfNoneMatch::parse(request) {
         Ok(IfNoneMatch::Any) => request.method() == Method::GET,
         Ok(IfNoneMatch::Items(tags)) => tags.iter().any(|known| known.weak_eq(tag)),
         Err(_) => false,
     };
     let builder = if known { HttpResponse::NotModified() } else { HttpResponse::Ok() };
-    let mut answer = headed(builder, "no-cache");
+    let mut answer = headed(builder, "no-cache", alone);
     answer.insert_header((ETAG, tag.to_string()));
     if known {
         return answer.finish();
@@ -69,12 +71,19 @@ fn respond(asset: &Asset, tag: &EntityTag, request: &HttpRequest) -> HttpRespons
 }
 
 /// JSON that nobody keeps.
-pub(super) fn json(text: impl Into<String>) -> HttpResponse {
-    headed(HttpResponse::Ok(), "no-store").content_type("application/json").body(text.into())
+pub(super) fn json(text: impl Into<String>, alone: bool) -> HttpResponse {
+    headed(HttpResponse::Ok(), "no-store", alone).content_type("application/json").body(text.into())
 }
 
 /// With the headers that every answer has.
-fn headed(mut answer: HttpResponseBuilder, cache: &'static str) -> HttpResponseBuilder {
+fn headed(
+    mut answer: HttpResponseBuilder,
+    cache: &'static str,
+    alone: bool,
+) -> HttpResponseBuilder {
+    if alone {
+        answer.force_close();
+    }
     answer
         .insert_header((CONTENT_SECURITY_POLICY, POLICY))
         .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))

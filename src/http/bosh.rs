@@ -182,6 +182,8 @@ impl Face {
                 let timeout = settings.body_timeout;
                 match intake::read(&mut payload, limit, timeout, clock()).await {
                     Ok(body) => {
+                        // Now, since the answer may take a minute.
+                        client.meter.iter().for_each(|meter| meter.count());
                         let length = may_leave.then_some(body.len());
                         watch.iter().for_each(|watch| watch.hold(length));
                         coding.decode(body, limit)

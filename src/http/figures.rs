@@ -10,8 +10,8 @@ use crate::metrics::Metrics;
 use crate::session::timer::clock;
 use crate::session::worker::Sessions;
 
-/// How long a snapshot is good for: a page asks once a second.
-const FRESH: Duration = Duration::from_millis(500);
+/// How long a snapshot is good for.
+const FRESH: Duration = Duration::from_millis(100);
 
 /// Where pages have their figures from.
 #[derive(Debug)]

@@ -28,9 +28,9 @@ export const LOOKS = [
 export class Tab {
   faults = [];
 
-  static async open(browser, url) {
+  static async open(browser, url, made = null) {
     const tab = new Tab();
-    const page = await browser.newPage();
+    const page = made ?? await browser.newPage();
     tab.page = page;
     page.setDefaultTimeout(PATIENCE);
     page.on("console", (line) => {

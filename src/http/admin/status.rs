@@ -65,7 +65,7 @@ impl Status {
 
 /// Registers the page and its feeds.
 pub(super) fn configure(status: Status, app: &mut web::ServiceConfig) {
-    assets::serve(ASSETS, admits, app);
+    assets::serve(ASSETS, admits, false, app);
     app.app_data(web::Data::new(status))
         .service(web::resource("/status.json").route(assets::read().to(snapshot)))
         .service(web::resource("/status/feed").route(web::get().to(feed)));
@@ -73,7 +73,7 @@ pub(super) fn configure(status: Status, app: &mut web::ServiceConfig) {
 
 async fn snapshot(request: HttpRequest, status: web::Data<Status>) -> HttpResponse {
     match admits(&request) {
-        Ok(()) => assets::json(&*status.figures.json()),
+        Ok(()) => assets::json(&*status.figures.json(), false),
         Err(refused) => refused,
     }
 }
