@@ -884,7 +884,7 @@ fn the_default_file_is_the_defaults() {
     ];
     let mut sections = known_keys("");
     sections.retain(|key| key != "domains" && key != "default_domain");
-    assert_eq!(sections.len(), 11);
+    assert_eq!(sections.len(), 12);
     let lines: Vec<&str> = DEFAULTS.lines().collect();
     for (section, keys) in sections
         .iter()

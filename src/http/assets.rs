@@ -31,7 +31,7 @@ pub(super) struct Asset {
 /// connections.
 pub(super) fn serve(
     assets: &'static [Asset],
-    admits: fn(&HttpRequest) -> Result<(), HttpResponse>,
+    admits: fn(&HttpRequest) -> Result<(), &'static str>,
     alone: bool,
     config: &mut web::ServiceConfig,
 ) {
@@ -42,7 +42,7 @@ pub(super) fn serve(
         let answer = move |request: HttpRequest| {
             let answer = match admits(&request) {
                 Ok(()) => respond(asset, &tag, alone, &request),
-                Err(refused) => refused,
+                Err(why) => forbidden(why),
             };
             async move { answer }
         };
@@ -68,6 +68,13 @@ fn respond(asset: &Asset, tag: &EntityTag, alone: bool, request: &HttpRequest) -
         return answer.finish();
     }
     answer.content_type(asset.media_type).body(asset.text)
+}
+
+/// The answer to whom somebody else's page may have made ask.
+pub(super) fn forbidden(why: &'static str) -> HttpResponse {
+    headed(HttpResponse::Forbidden(), "no-store", false)
+        .content_type("text/plain; charset=utf-8")
+        .body(why)
 }
 
 /// JSON that nobody keeps.

@@ -74,7 +74,7 @@ pub(super) fn configure(status: Status, app: &mut web::ServiceConfig) {
 async fn snapshot(request: HttpRequest, status: web::Data<Status>) -> HttpResponse {
     match admits(&request) {
         Ok(()) => assets::json(&*status.figures.json(), false),
-        Err(refused) => refused,
+        Err(why) => assets::forbidden(why),
     }
 }
 
@@ -83,8 +83,8 @@ async fn feed(
     payload: web::Payload,
     status: web::Data<Status>,
 ) -> Result<HttpResponse, actix_web::Error> {
-    if let Err(refused) = admits(&request) {
-        return Ok(refused);
+    if let Err(why) = admits(&request) {
+        return Ok(assets::forbidden(why));
     }
     let Some(place) = Place::take(&status.watchers) else {
         return Ok(HttpResponse::ServiceUnavailable()
@@ -163,22 +163,19 @@ async fn watch(
 }
 
 /// Whether a browser may have been made to ask by somebody else's page.
-fn admits(request: &HttpRequest) -> Result<(), HttpResponse> {
-    let refuse = |text: &'static str| {
-        Err(HttpResponse::Forbidden().content_type("text/plain; charset=utf-8").body(text))
-    };
+fn admits(request: &HttpRequest) -> Result<(), &'static str> {
     let header = |name: HeaderName| match request.headers().get(name) {
         Some(value) => value.to_str().map(Some),
         None => Ok(None),
     };
     let (Ok(Some(host)), Ok(origin)) = (header(header::HOST), header(header::ORIGIN)) else {
-        return refuse("Host or Origin cannot be understood\n");
+        return Err("Host or Origin cannot be understood\n");
     };
     if request.app_config().local_addr().ip().is_loopback() && !is_local(host) {
-        return refuse("on loopback, Host has to be an address or localhost\n");
+        return Err("on loopback, Host has to be an address or localhost\n");
     }
     match origin {
-        Some(origin) if !is_same(origin, host) => refuse("for pages of this host only\n"),
+        Some(origin) if !is_same(origin, host) => Err("for pages of this host only\n"),
         _ => Ok(()),
     }
 }
