@@ -210,16 +210,26 @@ fn the_lab_of_the_demo_in_chromium() -> Result {
     run_script("lab.mjs", argument, &directory, 11)
 }
 
-/// The lab before a real server, which asks who it is.
+/// The lab before real servers, which asks who it is.
 #[test]
 fn the_lab_before_prosody_in_chromium() -> Result {
-    if let Some(why) = Kind::Prosody.missing() {
+    lab_before(Kind::Prosody)
+}
+
+/// The same.
+#[test]
+fn the_lab_before_ejabberd_in_chromium() -> Result {
+    lab_before(Kind::Ejabberd)
+}
+
+fn lab_before(kind: Kind) -> Result {
+    if let Some(why) = kind.missing() {
         ensure!(!in_ci(), "{why}");
         eprintln!("SKIPPED: {why}");
         return Ok(());
     }
     let Some(directory) = browser("lab-serve")? else { return Ok(()) };
-    let server = Server::prosody()?;
+    let server = Server::shared(kind)?;
     let gateway = Gateway::in_front_of_with(&[&server], "[lab]\nenabled = true\n")?;
     let account = server.account();
     let argument = json!({

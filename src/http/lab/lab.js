@@ -363,7 +363,7 @@ class Lab {
       rows.push(row("lost", "Lost", whole));
     }
     rows.push(row("frames", "Frames or requests sent", whole), row("bytes", "In frames and bodies", bytes));
-    rows.push(row("wire", "On the wire", bytes, "the gateway's figure, as the next ones"));
+    rows.push(row("wire", "On the wire", bytes, "by the gateway, as the next ones, for all of its sessions"));
     if (name === "burst") rows.push(row("perMessage", "On the wire per message", bytes));
     rows.push(row("requests", "HTTP requests", whole), row("connections", "Connections opened", whole));
     const body = group(title, rows);
@@ -471,8 +471,8 @@ class Lab {
 async function cut(line) {
   const backs = [];
   for (let at = 1; at <= CAUGHT; at += 1) backs.push(line.send(`Under way ${at}`));
-  // What is said in one breath is on its way with the next.
-  await Promise.resolve();
+  // Long enough to leave, and too short for most to be back.
+  await pause(1);
   const back = line.cut();
   for (let at = 1; at <= CAUGHT; at += 1) backs.push(line.send(`Meanwhile ${at}`));
   const how = await back;

@@ -33,6 +33,7 @@ export class Line {
   #pending = new Map();
   #returned = new Set();
   #mended = null;
+  #cutting = false;
 
   state = "offline";
   jid = "";
@@ -112,7 +113,9 @@ export class Line {
   async cut() {
     const stream = this.#stream;
     const mended = new Promise((resolve) => { this.#mended = resolve; });
+    this.#cutting = true;
     stream.transport.cut();
+    this.#cutting = false;
     if (this.#stream === stream) {
       // BOSH: the session lives on, and what is without an answer is asked again.
       stream.transport.hurry();
@@ -168,7 +171,8 @@ export class Line {
       closed: (ended) => stream === this.#stream && this.#closed(ended),
     });
     if (stream !== this.#stream) throw new Ended("The connection was lost again.");
-    for (const message of this.#outbox.splice(0)) this.#transmit(message);
+    // Some may have been given up by now.
+    for (const message of this.#outbox.splice(0)) if (this.#pending.has(message.id)) this.#transmit(message);
     this.#say("online", `Connected as ${this.jid}`);
     return !fresh;
   }
@@ -180,7 +184,7 @@ export class Line {
 
   #closed(ended) {
     this.#stream = null;
-    this.#say("offline", ended.words);
+    this.#say(this.#cutting ? "cut" : "offline", ended.words);
     this.#mended?.();
   }
 
