@@ -203,11 +203,11 @@ fn the_lab_of_the_demo_in_chromium() -> Result {
     let address = admin.parse()?;
     wait_ready(&mut demo, || http_get(address, "/ready").is_ok_and(|(status, _)| status == 200))?;
     let argument = json!({
-        "url": format!("http://{listen}/lab"),
+        "url": format!("http://{listen}/"),
         "metrics": format!("http://{admin}/metrics"),
         "account": null,
     });
-    run_script("lab.mjs", argument, &directory, 11)
+    run_script("lab.mjs", argument, &directory, 12)
 }
 
 /// The lab before real servers, which asks who it is.

@@ -133,8 +133,6 @@ fn respond(asset: Asset, tag: &EntityTag, request: &HttpRequest) -> HttpResponse
 
 /// With the headers that every answer has.
 fn headed(mut answer: HttpResponseBuilder) -> HttpResponseBuilder {
-    // On a connection of its own, or it would be counted as what the connection carries later.
-    answer.force_close();
     answer
         .insert_header((CONTENT_SECURITY_POLICY, POLICY))
         .insert_header((X_CONTENT_TYPE_OPTIONS, "nosniff"))

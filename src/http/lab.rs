@@ -7,8 +7,8 @@
 //!
 //! The upgrade hook takes every upgrade on this listener, so that the figures come as server-sent
 //! events. What a connection carries is counted as a whole: so all files close theirs, and the
-//! events have one of their own, lest they be counted as BOSH. (Over HTTP/2 there is but one; the page
-//! says so.)
+//! events have one of their own, lest they be counted as BOSH, also by browsers that do not keep
+//! requests without credentials apart. (Over HTTP/2 there is but one; the page says so.)
 
 use std::convert::Infallible;
 use std::sync::Arc;

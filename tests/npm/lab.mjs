@@ -137,7 +137,14 @@ await drive(config, async (browser, step) => {
       equal("what is kept", kept, 0);
     });
   } else {
-    await step(tab, "both connect by themselves", () => online(tab));
+    await step(tab, "reached from the demo's page, both connect by themselves", async () => {
+      await Promise.all([page.waitForNavigation(), page.click("a[href='/lab']")]);
+      await online(tab);
+    });
+    await step(tab, "what the browser loaded before is not BOSH's", async () => {
+      const wire = sum(await metrics(config.metrics), "bosphorus_wire_bytes_total", { transport: "bosh" });
+      check("bytes", wire > 0 && wire < 20_000, wire);
+    });
   }
 
   for (const [title, action] of Object.entries(actions(tab))) await step(tab, title, action);

@@ -2,7 +2,7 @@
 // browser's own measurements and by the figures of the gateway.
 
 import { BoshTransport } from "./bosh.js";
-import { Span, bytes, make, per, plain, quantile, seconds, setText, whole } from "./figures.js";
+import { Span, Times, bytes, make, per, plain, quantile, seconds, setText, whole } from "./figures.js";
 import { Frames } from "./frames.js";
 import { Line } from "./line.js";
 import { Plot } from "./plot.js";
@@ -161,6 +161,7 @@ class Lab {
   #requests;
   #feed;
   #base = null;
+  #times = new Times();
   #busy = false;
   #turn = 0;
   #plots;
@@ -385,14 +386,19 @@ class Lab {
   // --- figures
 
   #take(snapshot, previous) {
-    if (previous && snapshot.uptime < previous.uptime) this.#base = null;
-    else if (previous && snapshot.uptime > previous.uptime) {
+    if (previous && snapshot.uptime < previous.uptime) {
+      // Another process.
+      this.#base = null;
+      this.#times = new Times();
+    }
+    const at = this.#times.of(snapshot);
+    if (previous && snapshot.uptime > previous.uptime) {
       const span = new Span(snapshot, previous);
       for (const what of ["wire", "requests"]) {
-        this.#plots[what].add(["websocket", "bosh"].map((key) => per(GATEWAY[what](span, key), span.seconds)));
+        this.#plots[what].add(["websocket", "bosh"].map((key) => per(GATEWAY[what](span, key), span.seconds)), at);
       }
       const held = new Map(this.#lines.map((line) => [line.key, line.held]));
-      this.#plots.held.add(["websocket", "bosh"].map((key) => held.get(key) ?? null));
+      this.#plots.held.add(["websocket", "bosh"].map((key) => held.get(key) ?? null), at);
     }
     this.#base ??= snapshot;
     this.#tellTotals();

@@ -17,6 +17,19 @@ function total(snapshot, family, match) {
   return samples(snapshot, family, match).reduce((sum, { value }) => sum + value, 0);
 }
 
+/**
+ * When snapshots were made, by this clock: several may come at once if the page was busy. None was
+ * made later than it came.
+ */
+export class Times {
+  #offset = Infinity;
+
+  of({ uptime }) {
+    this.#offset = Math.min(this.#offset, Date.now() - uptime * 1000);
+    return uptime * 1000 + this.#offset;
+  }
+}
+
 /** What happened from one snapshot to another, or since the start of the process. */
 export class Span {
   constructor(now, then = null) {

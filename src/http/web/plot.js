@@ -94,9 +94,9 @@ export class Plot {
     return details;
   }
 
-  /** Values of this moment, one for each series; null where there is none. */
-  add(values) {
-    this.#points.push({ at: Date.now(), values });
+  /** Values of a moment, one for each series; null where there is none. */
+  add(values, at = Date.now()) {
+    this.#points.push({ at, values });
     const oldest = Date.now() - this.#seconds * 1000;
     while (this.#points.length > KEPT || (this.#points.length > 0 && this.#points[0].at < oldest)) this.#points.shift();
     values.forEach((value, at) => {

@@ -2,7 +2,7 @@
 // asked for where there is none.
 
 import {
-  Span, bytes, duration, make, per, percent, plain, quantile, samples, seconds, setText, whole,
+  Span, Times, bytes, duration, make, per, percent, plain, quantile, samples, seconds, setText, whole,
 } from "./figures.js";
 import { Plot } from "./plot.js";
 
@@ -242,6 +242,7 @@ class Page {
   #history = [];
   #seconds = 0;
   #last = 0;
+  #times = new Times();
   #comparison = new Comparison(table("comparison"));
   #plots = PLOTS.map((plot) => {
     const root = make("figure");
@@ -269,18 +270,20 @@ class Page {
     if (before && snapshot.uptime < before.uptime) {
       // Another process: nothing goes on from what was.
       this.#history = [];
+      this.#times = new Times();
       for (const { drawn } of this.#plots) drawn.clear();
     }
     const previous = this.#history.at(-1);
     if (previous?.uptime === snapshot.uptime) return;
     this.#history.push(snapshot);
+    const at = this.#times.of(snapshot);
     while (this.#history[0].uptime < snapshot.uptime - KEPT) this.#history.shift();
     this.#last = Date.now();
     this.way = way;
     this.#tell(snapshot.draining ? "warn" : "good", snapshot.draining ? "Draining" : way);
     if (previous) {
       const span = new Span(snapshot, previous);
-      for (const { series, value, drawn } of this.#plots) drawn.add(series.map(({ key }) => value(span, key)));
+      for (const { series, value, drawn } of this.#plots) drawn.add(series.map(({ key }) => value(span, key)), at);
     }
     this.#show();
   }
