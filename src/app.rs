@@ -29,6 +29,7 @@ use crate::config::{Config, ConfigError};
 use crate::http::admin::{Access, Admin};
 use crate::http::door::Door;
 use crate::http::guard::Guarded;
+use crate::http::lab::Lab;
 use crate::http::tls::{self, Tls};
 use crate::http::ws::Hook;
 use crate::http::{self, Current, Live, Routes, connection, h2};
@@ -142,7 +143,15 @@ impl Gateway {
         let plain = sockets.public.into_iter().map(|listener| (listener, None));
         let secure = sockets.secure.into_iter().map(|listener| (listener, tls.clone()));
         let listeners = plain.chain(secure).collect();
-        let public = start_public(&config, listeners, &shared, &current, extra)?;
+        let lab = config.lab.enabled.then(|| {
+            let (current, account) = (Arc::clone(&current), config.lab.account.clone());
+            Lab::new(current, Arc::clone(&metrics), Arc::clone(&sessions), account)
+        });
+        let extra: Extra = Arc::new(move |app| {
+            extra.iter().for_each(|extra| extra(app));
+            lab.iter().for_each(|lab| lab.configure(app));
+        });
+        let public = start_public(&config, listeners, &shared, &current, Some(extra))?;
         let Shared { registry, recorder, .. } = shared;
         Ok(Self {
             public,

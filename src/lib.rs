@@ -70,6 +70,9 @@
 //! a page, which `app` starts for `bosphorus demo`. What carries its sessions is the same code, and
 //! no other module knows that it is there.
 //!
+//! The pages for people, `/status` on the admin listener ([`http::admin`]) and `/lab` ([`http::lab`]), show
+//! what [`metrics`] counts; no session knows of them.
+//!
 //! # Reload and drain
 //!
 //! What requests are judged by and sessions are made with is one immutable value, [`http::Live`],

@@ -131,7 +131,7 @@ fn unknown_keys_are_refused_wherever_they_are() {
         [
             "(text):5: admin.adress: unknown key, expected `address` or `token_file`",
             "(text):6: lisen: unknown key, expected one of `default_domain`, `listen`, `tls`, `admin`, `recorder`, `ws`, \
-             `bosh`, `limits`, `upstream`, `domains`, `sasl`, `discovery`, `drain`, `log`",
+             `bosh`, `limits`, `upstream`, `domains`, `sasl`, `discovery`, `lab`, `drain`, `log`",
             "(text):8: log.deep: unknown key, expected `format` or `filter`",
         ]
     );
@@ -148,7 +148,7 @@ fn unknown_keys_are_refused_wherever_they_are() {
         ),
         [
             "BOSPHORUS__: \"\": unknown key, expected one of `default_domain`, `listen`, `tls`, `admin`, `recorder`, `ws`, \
-             `bosh`, `limits`, `upstream`, `domains`, `sasl`, `discovery`, `drain`, `log`",
+             `bosh`, `limits`, `upstream`, `domains`, `sasl`, `discovery`, `lab`, `drain`, `log`",
             "BOSPHORUS__LOG: log: expected a table, found string \"x\"",
             "BOSPHORUS__LOG__LEVEL: log.level: unknown key, expected `format` or `filter`",
         ]
@@ -923,7 +923,7 @@ fn the_default_file_is_the_defaults() {
     ];
     let mut sections = known_keys("");
     sections.retain(|key| key != "domains" && key != "default_domain");
-    assert_eq!(sections.len(), 12);
+    assert_eq!(sections.len(), 13);
     let lines: Vec<&str> = DEFAULTS.lines().collect();
     for (section, keys) in sections
         .iter()

@@ -95,6 +95,8 @@ fn config() -> anyhow::Result<Config> {
     let mut config = Config { default_domain: Some(domain), ..Config::default() };
     config.limits.sessions = SESSIONS;
     config.drain.timeout = DRAIN;
+    let account = Some((format!("lab@{DOMAIN}"), "lab".to_owned()));
+    config.lab = config::Lab { enabled: true, account };
     Ok(config)
 }
 
@@ -167,6 +169,7 @@ fn introduction(config: &Config, public: SocketAddr, server: SocketAddr, notes: 
         let _ = writeln!(text, "  {name:<12}{url}");
     };
     line("Page", &format!("http://{public}/"));
+    line("Lab", &format!("http://{public}/lab"));
     if let Some(path) = config.ws.paths.first() {
         line("WebSocket", &format!("ws://{public}{path}"));
     }
@@ -175,6 +178,7 @@ fn introduction(config: &Config, public: SocketAddr, server: SocketAddr, notes: 
     }
     if let Some(admin) = config.admin.address {
         line("Metrics", &format!("http://{admin}/metrics"));
+        line("Status", &format!("http://{admin}/status"));
     }
     line("XMPP server", &format!("{server} (c2s, domain {DOMAIN})"));
     if !notes.is_empty() {

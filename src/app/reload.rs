@@ -107,7 +107,8 @@ fn in_force(old: &Config, new: Config) -> Config {
     // Half of it, towards clients, cannot be changed, and all of a key is in force or nothing.
     let upstream = Upstream { close_grace: old.upstream.close_grace, ..new.upstream };
     let admin = Admin { address: old.admin.address, ..new.admin };
-    Config { listen, tls, upstream, admin, log: old.log.clone(), ..new }
+    let (lab, log) = (old.lab.clone(), old.log.clone());
+    Config { listen, tls, upstream, admin, lab, log, ..new }
 }
 
 /// A listener that is there has to show something until it can go.
@@ -134,6 +135,7 @@ fn fixed(old: &Config, new: &Config) -> Vec<&'static str> {
         ("listen.head_timeout", was.head_timeout != is.head_timeout),
         ("upstream.close_grace", old.upstream.close_grace != new.upstream.close_grace),
         ("admin.address", old.admin.address != new.admin.address),
+        ("lab.enabled", old.lab.enabled != new.lab.enabled),
         ("log.format", old.log.format != new.log.format),
         ("log.filter", old.log.filter != new.log.filter),
     ]

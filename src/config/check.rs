@@ -131,6 +131,7 @@ impl Checker<'_> {
             fallback,
             sasl: self.sasl(&raw.sasl),
             discovery,
+            lab: Lab { enabled: raw.lab.enabled, account: None },
             drain: self.drain(&raw.drain),
             log: self.log(&raw.log),
             warnings: Vec::new(),

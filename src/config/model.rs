@@ -47,6 +47,8 @@ pub struct Config {
     pub sasl: Sasl,
     /// `[discovery]`: how clients find the endpoints.
     pub discovery: Discovery,
+    /// `[lab]`: the page that tries both transports.
+    pub lab: Lab,
     /// `[drain]`: the end of the process.
     pub drain: Drain,
     /// `[log]`.
@@ -177,7 +179,7 @@ pub struct ServerIdentity {
     pub key: PathBuf,
 }
 
-/// `[admin]`: metrics, health, readiness and sessions.
+/// `[admin]`: metrics, health, readiness, sessions and the status page.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Admin {
     /// `None` switches the listener off.
@@ -219,6 +221,16 @@ pub struct Recorder {
     pub keep: Duration,
     /// How many that have ended are remembered at most.
     pub ended: usize,
+}
+
+/// `[lab]`: the page that tries both transports.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Lab {
+    /// Whether it is served, to whoever reaches the listeners for clients.
+    pub enabled: bool,
+    /// The JID and the password that it logs in with, instead of asking. No key sets it: only the
+    /// demo has passwords that are no secrets.
+    pub account: Option<(String, String)>,
 }
 
 /// `[ws]`: the WebSocket transport.

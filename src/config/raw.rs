@@ -29,6 +29,7 @@ pub(super) struct Raw {
     pub(super) domains: BTreeMap<String, Domain>,
     pub(super) sasl: Sasl,
     pub(super) discovery: Discovery,
+    pub(super) lab: Lab,
     pub(super) drain: Drain,
     pub(super) log: Log,
 }
@@ -413,6 +414,12 @@ impl Default for Drain {
     fn default() -> Self {
         Self { timeout: seconds(30), window: seconds(0), see_other_uri: None }
     }
+}
+
+#[derive(Debug, Clone, PartialEq, Default, Deserialize)]
+#[serde(deny_unknown_fields, default, expecting = "a table")]
+pub(super) struct Lab {
+    pub(super) enabled: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Deserialize)]

@@ -1,11 +1,12 @@
-//! The admin listener: `/metrics`, `/health`, `/ready`, and the sessions. Its own port, loopback by
-//! default (SEC-23).
+//! The admin listener: `/metrics`, `/health`, `/ready`, the sessions, and the page `status`. Its own
+//! port, loopback by default (SEC-23).
 //!
 //! Who may ask about sessions, and end them, is judged by `access`; what they are told is written
 //! by `sessions`.
 
 mod access;
 mod sessions;
+mod status;
 
 use std::sync::Arc;
 
@@ -34,6 +35,7 @@ pub struct Admin {
 /// Registers the admin routes with actix's `App`.
 pub fn configure(admin: Admin) -> impl FnOnce(&mut web::ServiceConfig) {
     move |app| {
+        status::configure(status::Status::new(&admin), app);
         app.app_data(web::Data::new(admin))
             .route("/metrics", web::get().to(metrics))
             .route("/health", web::get().to(health))

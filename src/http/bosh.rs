@@ -184,6 +184,8 @@ impl Face {
                 match intake::read(&mut payload, limit, timeout, clock()).await {
                     Ok(body) => {
                         received = clock();
+                        // Now, since the answer may take a minute.
+                        client.meter.iter().for_each(|meter| meter.count());
                         let length = may_leave.then_some(body.len());
                         watch.iter().for_each(|watch| watch.hold(length));
                         coding.decode(body, limit)

@@ -8,13 +8,16 @@
 //! who has sent a request, through whatever proxies, is found out by [`caller`].
 
 pub mod admin;
+mod assets;
 pub mod bosh;
 pub mod caller;
 pub mod connection;
 pub mod door;
+mod figures;
 pub mod guard;
 pub mod h2;
 mod host_meta;
+pub mod lab;
 pub mod proxy_protocol;
 pub mod tls;
 pub mod ws;
@@ -124,6 +127,12 @@ impl Routes {
         } else {
             Judged::NotFound(handshake::not_found())
         }
+    }
+
+    /// The first path of the WebSocket and of BOSH, by which they are known.
+    #[must_use]
+    pub fn first(&self) -> (Option<&str>, Option<&str>) {
+        (self.websocket.first().map(|path| &**path), self.bosh.first().map(|path| &**path))
     }
 
     /// Who may connect.

@@ -11,6 +11,7 @@ mod http;
 mod limits;
 mod local;
 mod process;
+mod snapshot;
 mod tls;
 mod upstream;
 

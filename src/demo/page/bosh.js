@@ -58,6 +58,11 @@ export class BoshTransport {
     this.#on = on;
   }
 
+  /** Requests that have no answer yet. */
+  get requests() {
+    return this.#open.size;
+  }
+
   open() {
     this.#post([], {
       "content": "text/xml; charset=utf-8",

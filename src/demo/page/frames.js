@@ -36,8 +36,8 @@ export class Frames {
     return this.#paused;
   }
 
-  add(direction, text) {
-    const frame = { direction, text, at: new Date() };
+  add(direction, text, at = new Date()) {
+    const frame = { direction, text, at };
     if (!this.#paused) return this.#append([frame]);
     this.#held.push(frame);
     if (this.#held.length > KEPT) this.#held.shift();
