@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use common::client::{Client, Endpoint, Transport, ns};
 use common::gateway::{Gateway, http_get};
 use common::npm;
-use common::process::{Directory, Process, free_ports, tail, wait_ready};
+use common::process::{Directory, Process, tail};
 use common::server::{Kind, Server};
 use common::socket::{Received, Socket};
 use common::{PATIENCE, Result, block_on, eventually, in_ci};

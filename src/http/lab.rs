@@ -3,7 +3,7 @@
 //!
 //! The page logs in with what it is told, through the endpoints that every client uses, and runs on
 //! scripts that it shares with the demo's page. Of the gateway it gets the process's own totals by
-//! transport and nothing of any session: [`is_shown`] names the families.
+//! transport and nothing of any session: `is_shown` names the families.
 //!
 //! The upgrade hook takes every upgrade on this listener, so that the figures come as server-sent
 //! events. What a connection carries is counted as a whole: so all files close theirs, and the
