@@ -17,6 +17,8 @@ use common::client::{Client, Endpoint, Transport, ns};
 use common::gateway::{Gateway, http_get};
 use common::npm;
 use common::process::{Directory, Process, tail};
+#[cfg(feature = "demo")]
+use common::process::{free_ports, wait_ready};
 use common::server::{Kind, Server};
 use common::socket::{Received, Socket};
 use common::{PATIENCE, Result, block_on, eventually, in_ci};
