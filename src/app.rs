@@ -18,6 +18,7 @@ use actix_http::error::DispatchError;
 use actix_http::{HttpService, KeepAlive, Request, h1};
 use actix_service::{Service as _, ServiceFactory, fn_factory, fn_service, map_config};
 use actix_web::dev::AppConfig;
+use actix_web::http::Method;
 use actix_web::{App, HttpServer, web};
 use anyhow::Context as _;
 use tokio::net::{TcpStream, UnixStream};
@@ -384,7 +385,10 @@ impl Public {
             let app = App::new()
                 .configure(|app| extra.iter().for_each(|extra| extra(app)))
                 .configure(http::configure(Arc::clone(&current), Rc::clone(&hook.worker)))
-                .wrap_fn(|request, service| {
+                .wrap_fn(|mut request, service| {
+                    if request.method() == Method::POST {
+                        http::own_head(&mut request);
+                    }
                     let answered = service.call(request);
                     async move { answered.await.map(http::let_go) }
                 });

@@ -7,7 +7,7 @@ use mimalloc::MiMalloc;
 
 /// Mimalloc gives back what the program does not use; the system's allocator keeps for good what ten
 /// thousand sessions needed at their busiest moment. What was asked for and not freed is counted in
-/// `bosphorus_heap_live_bytes`, at the price of one addition to a counter of the thread's own:
+/// `bosphorus_heap_live_bytes`, at the price of one addition to a counter that few threads share:
 /// mimalloc's statistics are not kept in a release build.
 pub(crate) struct Counting;
 

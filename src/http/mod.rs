@@ -168,6 +168,23 @@ pub fn configure(
     }
 }
 
+/// Gives a request values of its own. Those of a head are parts of the buffer it was read into, and
+/// where the answer is given elsewhere ([`connection`]) actix keeps the head as it is.
+pub fn own_head(request: &mut ServiceRequest) {
+    let head = request.head_mut();
+    head.headers.retain(|_, value| {
+        // It was a value before.
+        if let Ok(own) = HeaderValue::from_bytes(value.as_bytes()) {
+            *value = own;
+        }
+        true
+    });
+    if let Ok(uri) = head.uri.to_string().parse::<Uri>() {
+        head.uri = uri.clone();
+        request.match_info_mut().set(Url::new(uri));
+    }
+}
+
 /// Lets go of what the client sent, once it was answered. Actix keeps some hundred request heads for
 /// later ones, as they are; their values are parts of the buffer they were read into, and so each
 /// would keep all of that, body included.

@@ -188,7 +188,10 @@ impl Account {
         self.published = held;
         let change =
             i64::try_from(held).unwrap_or(i64::MAX) - i64::try_from(before).unwrap_or(i64::MAX);
-        budget.metrics.limits.held.add(change);
+        // Whoever sees the sum has to see whose it is, or another would go for it.
+        if change < 0 {
+            budget.metrics.limits.held.add(change);
+        }
         match &self.heavy {
             Some(_) if held < HEAVY / 2 || has_ended => self.forget(budget, owner.id),
             Some(heavy) => heavy.held.store(held, Ordering::Relaxed),
@@ -196,6 +199,9 @@ impl Account {
                 self.heavy = Some(budget.enter(held, owner));
             }
             None => {}
+        }
+        if change > 0 {
+            budget.metrics.limits.held.add(change);
         }
         if held > before || has_ended {
             budget.relieve();

@@ -1,6 +1,7 @@
 //! Users who come back within a minute after a session of theirs was dropped.
 //!
-//! Of a user a hash is kept, keyed by this process, for as long as that, and of so many at most.
+//! Of a user a hash is kept, keyed by this process, until he is back or room is needed, and of so
+//! many at most.
 //! Touched when a session binds its resource and when it ends, never in between.
 
 use std::collections::HashMap;

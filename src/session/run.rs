@@ -395,6 +395,8 @@ impl Run {
         }
         self.machine.overloaded(server_waits, &mut buffers.out, now);
         if !can_be_told {
+            // Nothing may follow what was cut off.
+            buffers.out.client.clear();
             self.machine.client_gone(Loss::Lost, now);
         }
     }

@@ -64,6 +64,9 @@ impl Access {
         if headers.contains_key(header::ORIGIN) || is_foreign {
             return Err(Denied::Page);
         }
+        let proxied =
+            ["x-forwarded-for", "forwarded", "via"].map(|name| headers.contains_key(name));
+        let proxied = proxied.contains(&true);
         match &*self.0.load() {
             Some(token) => {
                 let shown = text(header::AUTHORIZATION).and_then(bearer).unwrap_or_default();
@@ -71,6 +74,8 @@ impl Access {
                 if bool::from(hash.ct_eq(&**token)) { Ok(()) } else { Err(Denied::Token) }
             }
             None if !is_loopback => Err(Denied::NoToken),
+            // Whoever is behind a proxy on this machine is not on it himself.
+            None if proxied => Err(Denied::Host),
             None if text(header::HOST).is_some_and(is_here) => Ok(()),
             None => Err(Denied::Host),
         }
@@ -123,6 +128,9 @@ mod tests {
             assert_eq!(judge(None, true, &[("host", host)]), Some(Denied::Host), "{host}");
         }
         assert_eq!(judge(None, true, &[]), Some(Denied::Host));
+        for proxy in ["x-forwarded-for", "forwarded", "via"] {
+            assert_eq!(judge(None, true, &[HERE, (proxy, "x")]), Some(Denied::Host), "{proxy}");
+        }
     }
 
     /// With one: whoever shows it, by whatever name.

@@ -196,6 +196,8 @@ impl Core {
                     self.queue.push(Kind::StreamError, None, |bytes| error.write(bytes));
                 }
                 self.fail(Fault::Memory, None, out, now);
+                // Nobody asks for what was said before, and that is what has to go.
+                self.window.shrink(0);
             }
             ClientSide::Terminating(_) => self.terminated(out, now),
             ClientSide::Zombie { told, elements, .. } => {

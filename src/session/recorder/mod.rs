@@ -15,7 +15,7 @@ pub mod event;
 pub mod record;
 
 use std::cmp::Reverse;
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -181,15 +181,19 @@ impl Recorder {
         }
         // Afterwards, so that none is missed that ended meanwhile; it may be there twice then.
         let now = clock();
+        let live = std::mem::take(&mut all.records);
+        let mut ended = HashSet::new();
         let mut archive = lock(&self.archive);
         archive.tidy(self.most(), self.keep(), now);
         for record in archive.records().filter(|record| filter.fits(record)) {
-            let before = all.records.len();
-            all.records.retain(|known| known.id != record.id);
-            all.matched -= before - all.records.len();
+            ended.insert(record.id);
             all.add(record, limit);
         }
         drop(archive);
+        let before = live.len();
+        let live: Vec<_> = live.into_iter().filter(|known| !ended.contains(&known.id)).collect();
+        all.matched -= before - live.len();
+        all.records.extend(live);
         all.cut(limit);
         all
     }
