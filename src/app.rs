@@ -15,7 +15,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use actix_http::error::DispatchError;
-use actix_http::{HttpService, KeepAlive, Request, h1};
 use actix_service::{Service as _, ServiceFactory, fn_factory, fn_service, map_config};
 use actix_web::dev::AppConfig;
 use actix_web::http::Method;
@@ -29,11 +28,10 @@ use self::sockets::{Bound, Listener, Sockets};
 use crate::config::{Config, ConfigError};
 use crate::http::admin::{Access, Admin};
 use crate::http::door::Door;
-use crate::http::guard::Guarded;
 use crate::http::lab::Lab;
 use crate::http::tls::{self, Tls};
 use crate::http::ws::Hook;
-use crate::http::{self, Current, Live, Routes, connection, h2};
+use crate::http::{self, Current, Live, Routes, connection, h1, h2};
 use crate::io::Io;
 use crate::metrics::Metrics;
 use crate::proto::ws;
@@ -296,11 +294,6 @@ impl Running {
     }
 }
 
-/// Bytes of answers that actix gathers before it writes. It takes the next pipelined request once
-/// the answer before fits in here, written or not (see BOSH-50): so little more than the head of an
-/// answer, which should leave in one piece with a short body.
-const WRITE_BUFFER: usize = 512;
-
 fn start_public(
     config: &Config,
     sockets: Vec<(Bound, Option<Arc<Tls>>)>,
@@ -320,7 +313,11 @@ fn start_public(
     // Every worker numbers its sessions from a range of its own.
     let ranges = Arc::new(AtomicU64::new(1));
     let fixed = Fixed {
-        close_grace: config.upstream.close_grace,
+        h1: h1::Limits {
+            first_request: config.listen.head_timeout,
+            keep_alive: config.listen.keep_alive,
+            close_grace: config.upstream.close_grace,
+        },
         h2: h2::Limits {
             streams: config.listen.http2_streams,
             first_request: config.listen.head_timeout,
@@ -366,7 +363,7 @@ struct Public {
 /// What waits for the next start (see [`reload`]).
 #[derive(Clone, Copy)]
 struct Fixed {
-    close_grace: Duration,
+    h1: h1::Limits,
     h2: h2::Limits,
 }
 
@@ -381,54 +378,27 @@ impl Public {
             worker: Worker::start(shared.clone(), range << 40),
             current: Arc::clone(&current),
         });
-        let app = || {
-            let app = App::new()
-                .configure(|app| extra.iter().for_each(|extra| extra(app)))
-                .configure(http::configure(Arc::clone(&current), Rc::clone(&hook.worker)))
-                .wrap_fn(|mut request, service| {
-                    if request.method() == Method::POST {
-                        http::own_head(&mut request);
-                    }
-                    let answered = service.call(request);
-                    async move { answered.await.map(http::let_go) }
-                });
-            map_config(app, |()| AppConfig::default())
-        };
-        let local = Arc::clone(&hook.worker.local);
-        let hook = Rc::clone(&hook);
-        let upgrade = fn_factory(move || {
+        let app = App::new()
+            .configure(|app| extra.iter().for_each(|extra| extra(app)))
+            .configure(http::configure(Arc::clone(&current), Rc::clone(&hook.worker)))
+            .wrap_fn(|mut request, service| {
+                if request.method() == Method::POST {
+                    http::take_headers(&mut request);
+                }
+                let answered = service.call(request);
+                async move { answered.await.map(http::let_go) }
+            });
+        let app = map_config(app, |()| AppConfig::default());
+        fn_factory(move || {
+            let app = app.new_service(());
+            let (shared, tls, current) = (shared.clone(), tls.clone(), Arc::clone(&current));
             let hook = Rc::clone(&hook);
             async move {
-                Ok::<_, ()>(fn_service(
-                    move |(request, framed): (Request, actix_codec::Framed<Guarded, h1::Codec>)| {
-                        Rc::clone(&hook).upgrade(request, framed)
-                    },
-                ))
-            }
-        });
-        let http = HttpService::build()
-            .keep_alive(KeepAlive::Timeout(fixed.h2.keep_alive))
-            .client_request_timeout(fixed.h2.first_request)
-            // BOSH-06, WS-44: what a refused client still sends is thrown away so long.
-            .client_disconnect_timeout(fixed.close_grace)
-            // BOSH-51.
-            .h1_allow_half_closed(false)
-            .h1_write_buffer_size(WRITE_BUFFER)
-            .on_connect_ext(|socket: &Guarded, data| {
-                data.insert(socket.watch());
-                data.insert(socket.entered());
-            })
-            .upgrade(upgrade)
-            .finish(app());
-        let http = Rc::new(http);
-        let multiplexed = Rc::new(app());
-        let (shared, tls, current) = (shared.clone(), tls.clone(), Arc::clone(&current));
-        fn_factory(move || {
-            let (http, app) = (http.new_service(()), multiplexed.new_service(()));
-            let (shared, tls, current) = (shared.clone(), tls.clone(), Arc::clone(&current));
-            let local = Arc::clone(&local);
-            async move {
-                let (http, app) = (Rc::new(http.await?), Rc::new(app.await?));
+                let app = Rc::new(app.await?);
+                http::fill_pool(&app);
+                let local = Arc::clone(&hook.worker.local);
+                let http =
+                    Rc::new(h1::service(Rc::clone(&app), hook, fixed.h1).new_service(()).await?);
                 Ok::<_, ()>(fn_service(move |socket: S| {
                     let mut io: Io = socket.into();
                     let (http, app, tls) = (Rc::clone(&http), Rc::clone(&app), tls.clone());

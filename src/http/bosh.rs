@@ -26,18 +26,18 @@ use actix_http::ConnectionType;
 use actix_web::body::MessageBody;
 use actix_web::http::header::{self, HeaderMap, HeaderValue};
 use actix_web::http::{Method, StatusCode, Version};
-use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
+use actix_web::{HttpResponse, HttpResponseBuilder, web};
 use tokio::sync::oneshot;
 use tokio::sync::oneshot::error::RecvError;
 use tracing::{debug, warn};
 
 use self::intake::{Coding, Failure};
 pub use self::strangers::Strangers;
-use super::Live;
 use super::caller::{Caller, Trust};
 use super::connection::Held;
 use super::door;
 use super::guard::Watch;
+use super::{Asked, Live};
 use crate::metrics::{Limit, OpenGuard, Refusal};
 use crate::proto::bosh::body::{self, Body, Unreadable};
 use crate::proto::bosh::{Content, Reply, response};
@@ -122,10 +122,10 @@ impl Future for Waiting {
 
 /// Whether the connection stays open behind this request, and its body is as long on the wire as it
 /// was read: then the answer may be given outside the dispatcher.
-fn may_leave(request: &HttpRequest) -> bool {
-    request.version() == Version::HTTP_11
-        && request.head().connection_type() == ConnectionType::KeepAlive
-        && !request.headers().contains_key(header::TRANSFER_ENCODING)
+fn may_leave(asked: &Asked) -> bool {
+    asked.request.version() == Version::HTTP_11
+        && asked.request.head().connection_type() == ConnectionType::KeepAlive
+        && !asked.headers().contains_key(header::TRANSFER_ENCODING)
 }
 
 impl Face {
@@ -136,14 +136,14 @@ impl Face {
     }
 
     /// Answers a request for one of the paths of BOSH.
-    pub async fn answer(self, request: HttpRequest, mut payload: web::Payload) -> HttpResponse {
+    pub(super) async fn answer(self, asked: Asked, mut payload: web::Payload) -> HttpResponse {
         let settings = &self.settings;
-        let headers = request.headers();
+        let (request, headers) = (&asked.request, asked.headers());
         let client = Client {
-            caller: Caller::of(&door::arrival(&request), headers, &settings.trust),
+            caller: Caller::of(&door::arrival(request), headers, &settings.trust),
             origin: if settings.origins_matter { origin(headers) } else { None },
             takes_gzip: settings.gzip && takes_gzip(headers),
-            meter: door::entered(&request).map(|entered| Rc::clone(&entered.meter)),
+            meter: door::entered(request).map(|entered| Rc::clone(&entered.meter)),
             close: self.worker.shared.sessions.is_draining(),
         };
         match *request.method() {
@@ -178,8 +178,8 @@ impl Face {
             Some(coding) => {
                 // The head is of no use any more, and the request may be held for a minute.
                 watch = request.conn_data::<Rc<Watch>>().map(Rc::clone);
-                let may_leave = may_leave(&request);
-                drop(request);
+                let may_leave = may_leave(&asked);
+                drop(asked);
                 let timeout = settings.body_timeout;
                 match intake::read(&mut payload, limit, timeout, clock()).await {
                     Ok(body) => {

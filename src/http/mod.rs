@@ -15,6 +15,7 @@ pub mod connection;
 pub mod door;
 mod figures;
 pub mod guard;
+pub mod h1;
 pub mod h2;
 mod host_meta;
 pub mod lab;
@@ -25,10 +26,11 @@ pub mod ws;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix_web::dev::{RequestHead, ServiceRequest, ServiceResponse, Url};
-use actix_web::http::header::{self, HeaderName, HeaderValue};
-use actix_web::http::{StatusCode, Uri};
-use actix_web::{HttpRequest, HttpResponse, web};
+use actix_http::Request;
+use actix_web::dev::{RequestHead, Service, ServiceRequest, ServiceResponse, Url};
+use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
+use actix_web::http::{Method, StatusCode, Uri};
+use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, web};
 use arc_swap::ArcSwap;
 
 use self::guard::Watch;
@@ -150,42 +152,63 @@ pub fn configure(
     move |app| {
         app.default_service(web::to(move |request: HttpRequest, payload: web::Payload| {
             let (live, worker) = (current.load(), Rc::clone(&worker));
-            if is_bodyless(&request) {
+            let asked = Asked::new(request);
+            let request = &asked.request;
+            if is_bodyless(asked.headers()) {
                 request.conn_data::<Rc<Watch>>().into_iter().for_each(|watch| watch.bodyless());
             }
             let is_draining = worker.shared.sessions.is_draining();
-            let document = host_meta::answer(&live, &request, is_draining);
+            let document = host_meta::answer(&live, request, is_draining);
+            let is_bosh = live.routes.is_bosh(request.path(), request.method().as_str());
             async move {
                 if let Some(document) = document {
                     document
-                } else if live.routes.is_bosh(request.path(), request.method().as_str()) {
-                    bosh::Face::new(worker, &live).answer(request, payload).await
+                } else if is_bosh {
+                    bosh::Face::new(worker, &live).answer(asked, payload).await
                 } else {
-                    plain(&live.routes, &request)
+                    plain(&live.routes, &asked)
                 }
             }
         }));
     }
 }
 
-/// Gives a request values of its own. Those of a head are parts of the buffer it was read into, and
-/// where the answer is given elsewhere ([`connection`]) actix keeps the head as it is.
-pub fn own_head(request: &mut ServiceRequest) {
+/// What a `POST` came with, until its handler has taken it.
+#[derive(Debug)]
+struct Headers(HeaderMap);
+
+/// Takes the headers out of a request that may last, for its handler to find, and gives it a URI of
+/// its own. Both are parts of the buffer that they were read into; and what is left of the request
+/// actix keeps for later ones, as it is: with a table of headers larger than many a session.
+pub fn take_headers(request: &mut ServiceRequest) {
     let head = request.head_mut();
-    head.headers.retain(|_, value| {
-        // It was a value before.
-        if let Ok(own) = HeaderValue::from_bytes(value.as_bytes()) {
-            *value = own;
-        }
-        true
-    });
+    let headers = std::mem::replace(&mut head.headers, HeaderMap::new());
     if let Ok(uri) = head.uri.to_string().parse::<Uri>() {
         head.uri = uri.clone();
         request.match_info_mut().set(Url::new(uri));
     }
+    request.extensions_mut().insert(Headers(headers));
 }
 
-/// Lets go of what the client sent, once it was answered. Actix keeps some hundred request heads for
+/// A request and its headers, wherever they are.
+struct Asked {
+    request: HttpRequest,
+    /// Those of a `POST`.
+    taken: Option<HeaderMap>,
+}
+
+impl Asked {
+    fn new(request: HttpRequest) -> Self {
+        let taken = request.extensions_mut().remove::<Headers>().map(|Headers(headers)| headers);
+        Self { request, taken }
+    }
+
+    fn headers(&self) -> &HeaderMap {
+        self.taken.as_ref().unwrap_or_else(|| self.request.headers())
+    }
+}
+
+/// Lets go of what the client sent, once it was answered. Actix keeps some hundred requests for
 /// later ones, as they are; their values are parts of the buffer they were read into, and so each
 /// would keep all of that, body included.
 #[must_use]
@@ -198,19 +221,37 @@ pub fn let_go<B>(response: ServiceResponse<B>) -> ServiceResponse<B> {
 }
 
 fn let_go_of_head(head: &mut RequestHead) {
-    head.headers.clear();
+    head.headers = HeaderMap::new();
     head.uri = Uri::default();
 }
 
+/// Requests that an `App` keeps for later ones, and heads that a thread does.
+const POOLED: usize = 128;
+
+/// Fills the pools of actix, so that from the start a worker has all that it keeps of the requests
+/// of a crowd. Nothing of a request is done but that it is made and dropped again.
+pub fn fill_pool<S: Service<Request>>(app: &S) {
+    let request = || {
+        let mut request = Request::new();
+        let_go_of_head(request.head_mut());
+        // Its headers are taken out of it: nothing else has more done to it before it is kept.
+        request.head_mut().method = Method::POST;
+        request
+    };
+    let of_app: Vec<_> = (0..POOLED).map(|_| app.call(request())).collect();
+    let of_thread: Vec<_> = (0..POOLED).map(|_| request()).collect();
+    drop((of_app, of_thread));
+}
+
 /// Whether a request is over with its head (RFC 9112 §6.3).
-fn is_bodyless(request: &HttpRequest) -> bool {
-    let headers = request.headers();
+fn is_bodyless(headers: &HeaderMap) -> bool {
     !headers.contains_key(header::CONTENT_LENGTH)
         && !headers.contains_key(header::TRANSFER_ENCODING)
 }
 
-fn plain(routes: &Routes, request: &HttpRequest) -> HttpResponse {
-    let headers = request.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
+fn plain(routes: &Routes, asked: &Asked) -> HttpResponse {
+    let request = &asked.request;
+    let headers = asked.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let version = version(request.version());
     match routes.judge(request.path(), request.method().as_str(), version, headers) {
         Judged::NotFound(answer)

@@ -31,8 +31,9 @@ use crate::upstream::{Client, Connector};
 /// Bytes read from a socket at a time.
 pub const READ_CHUNK: usize = 64 * 1024;
 
-/// Buffers above this are given back after use; a burst must not stay in the resident set.
-const KEEP: usize = 256 * 1024;
+/// What a buffer has room for from the start and keeps: most stanzas are far smaller, and what a
+/// burst made of it is given back, so that it does not stay in the resident set.
+const KEEP: usize = 16 * 1024;
 
 /// What a process has once; cheap to clone into every worker.
 #[derive(Clone, Debug)]
@@ -271,12 +272,19 @@ pub struct Buffers {
 
 impl Buffers {
     fn new() -> Self {
-        Self {
+        let mut buffers = Self {
             read: vec![0; READ_CHUNK],
             out: Out::default(),
             bosh: bosh::session::Out::default(),
             scratch: Scratch::default(),
-        }
+        };
+        buffers.written().into_iter().for_each(|buffer| buffer.reserve_exact(KEEP));
+        buffers
+    }
+
+    /// Those that are written into.
+    fn written(&mut self) -> [&mut Vec<u8>; 3] {
+        [&mut self.out.client, &mut self.out.server, &mut self.bosh.server]
     }
 
     /// Starts a poll. The buffers are empty unless a session panicked in the middle of its own,
@@ -294,7 +302,7 @@ impl Buffers {
 
     /// Gives back what one large burst made grow.
     pub fn trim(&mut self) {
-        for buffer in [&mut self.out.client, &mut self.out.server, &mut self.bosh.server] {
+        for buffer in self.written() {
             buffer.clear();
             if buffer.capacity() > KEEP {
                 buffer.shrink_to(KEEP);
