@@ -66,10 +66,12 @@ impl Traffic {
 }
 
 impl Io {
-    /// The same socket, whose bytes are counted into `traffic` from now on.
+    /// The same socket, whose bytes are counted into `traffic` from now on; with the feature
+    /// `no-metrics` they are not.
     #[must_use]
     pub fn counted(self, traffic: Arc<Traffic>) -> Self {
         match self {
+            same if cfg!(feature = "no-metrics") => same,
             Self::Tcp(socket) => Self::Counted(Counted { socket: Socket::Tcp(socket), traffic }),
             Self::Unix(socket) => Self::Counted(Counted { socket: Socket::Unix(socket), traffic }),
             other => other,

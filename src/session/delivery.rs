@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::timer::clock;
+use crate::metrics::MEASURES;
 
 /// Elements for one side, of which its kernel has not taken the last byte yet. While it has not,
 /// the other side is not read: so they are those of one read, or nearly.
@@ -26,14 +26,18 @@ pub(crate) enum Taken {
 
 impl Delivery {
     /// After a write: `fresh` are elements that were written now for the first time, with the time
-    /// at which they were read. Those that have arrived are shown to `observe`; the number of those
-    /// that never will is returned.
+    /// at which they were read. Those that have arrived are shown to `observe`, by the time that
+    /// `now` is asked for if there are any; the number of those that never will is returned.
     pub(crate) fn settle(
         &mut self,
         fresh: impl Iterator<Item = (Instant, u32)>,
         taken: Taken,
+        now: impl FnOnce() -> Instant,
         mut observe: impl FnMut(Duration, u32),
     ) -> u32 {
+        if !MEASURES {
+            return 0;
+        }
         let fresh = fresh.filter(|(_, elements)| *elements > 0);
         match taken {
             Taken::Nothing => {
@@ -48,10 +52,12 @@ impl Delivery {
             }
             Taken::All => {
                 let waiting = self.since.take().zip(Some(std::mem::take(&mut self.elements)));
-                let mut now = None;
-                for (read, elements) in waiting.into_iter().chain(fresh) {
-                    let now = *now.get_or_insert_with(clock);
-                    observe(now.saturating_duration_since(read), elements);
+                let mut arrived = waiting.into_iter().chain(fresh).peekable();
+                if arrived.peek().is_some() {
+                    let now = now();
+                    arrived.for_each(|(read, elements)| {
+                        observe(now.saturating_duration_since(read), elements);
+                    });
                 }
             }
         }
@@ -61,6 +67,7 @@ impl Delivery {
 
 #[cfg(test)]
 mod tests {
+    use super::super::timer::clock;
     use super::*;
 
     /// Elements arrive with the last byte, and never twice.
@@ -70,7 +77,7 @@ mod tests {
         let mut delivery = Delivery::default();
         let mut seen = Vec::new();
         let mut settle = |fresh: &[(Instant, u32)], taken| {
-            let lost = delivery.settle(fresh.iter().copied(), taken, |time, elements| {
+            let lost = delivery.settle(fresh.iter().copied(), taken, clock, |time, elements| {
                 seen.push((time.as_secs(), elements));
             });
             if lost > 0 {
