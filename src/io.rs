@@ -56,12 +56,13 @@ impl Traffic {
         self.written.load(Ordering::Relaxed)
     }
 
+    #[inline]
     pub(crate) fn add(&self, read: usize, written: usize) {
-        for (count, bytes) in [(&self.read, read), (&self.written, written)] {
-            if bytes > 0 {
-                count.store(count.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
-            }
-        }
+        let add = |count: &AtomicU64, bytes: usize| {
+            count.store(count.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
+        };
+        add(&self.read, read);
+        add(&self.written, written);
     }
 }
 

@@ -113,7 +113,10 @@ fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     let sink = Role::start_sink()?;
     if arguments.cost {
         let Arguments { pairs, stanzas, ref without, ref only, .. } = *arguments;
-        return cost::measure(&cost::Order { pairs, stanzas, without: without.as_deref(), only }, &sink);
+        return cost::measure(
+            &cost::Order { pairs, stanzas, without: without.as_deref(), only },
+            &sink,
+        );
     }
     let kinds: Vec<TargetKind> = targets()?
         .into_iter()

@@ -13,7 +13,8 @@ use std::time::Duration;
 use prometheus::Registry;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{
-    Bucket, Counter, Gauge, Histogram as HistogramSample, LabelPair, Metric, MetricFamily, MetricType,
+    Bucket, Counter, Gauge, Histogram as HistogramSample, LabelPair, Metric, MetricFamily,
+    MetricType,
 };
 
 use super::bosh::WHYS;
@@ -406,11 +407,8 @@ const BOUND: Family = (
     &["transport"],
 );
 
-const BOSH_REQUESTS: Family = (
-    "bosphorus_bosh_requests_total",
-    "Requests that sessions took in the order of their rid",
-    &[],
-);
+const BOSH_REQUESTS: Family =
+    ("bosphorus_bosh_requests_total", "Requests that sessions took in the order of their rid", &[]);
 const BOSH_RESPONSES: Family = (
     "bosphorus_bosh_responses_total",
     "Responses of sessions, by why they were sent then",

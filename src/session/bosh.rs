@@ -32,7 +32,7 @@ use super::timer::{arm, clock};
 use super::worker::{Buffers, Live, Permit, Worker};
 use crate::metrics::{Direction, Limit, MEASURES, Transport};
 use crate::proto::bosh::body::{Body, Unreadable};
-use crate::proto::bosh::session::{Event, Out, Respond, Session};
+use crate::proto::bosh::session::{Counts, Event, Out, Respond, Session};
 use crate::proto::bosh::{Content, Reply, RequestId, response};
 use crate::proto::fault::Fault;
 use crate::proto::stream::{ServerSide, Stage};
@@ -367,10 +367,12 @@ impl<M: Driven> Run<M> {
         let waited = self.link.is_waiting();
         self.link.write(&mut out.server, self.machine.server(), now, cx);
         self.recording.waits(Side::Server, waited, self.link.is_waiting(), now);
-        let local = &self.worker.local;
-        self.delivering.settle(out.forwarded.drain(..), self.link.taken(), clock, |time, elements| {
-            local.delivered(Transport::Bosh, Direction::ToServer, time, elements);
-        });
+        if !out.forwarded.is_empty() || !self.delivering.is_settled() {
+            let (local, fresh) = (&self.worker.local, out.forwarded.drain(..));
+            self.delivering.settle(fresh, self.link.taken(), clock, |time, elements| {
+                local.delivered(Transport::Bosh, Direction::ToServer, time, elements);
+            });
+        }
         !had_room && self.has_room(out)
     }
 
@@ -427,6 +429,9 @@ impl<M: Driven> Run<M> {
     }
 
     fn count(&self, out: &mut Out, now: Instant) {
+        if out.tally.is_empty() && out.counts == Counts::default() {
+            return;
+        }
         let (tally, counts) = (std::mem::take(&mut out.tally), std::mem::take(&mut out.counts));
         self.worker.count(Some(Transport::Bosh), &tally);
         self.recording.count(&tally, now);

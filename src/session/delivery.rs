@@ -25,6 +25,12 @@ pub(crate) enum Taken {
 }
 
 impl Delivery {
+    /// Nothing is on its way.
+    #[inline]
+    pub(crate) fn is_settled(&self) -> bool {
+        self.elements == 0
+    }
+
     /// After a write: `fresh` are elements that were written now for the first time, with the time
     /// at which they were read. Those that have arrived are shown to `observe`, by the time that
     /// `now` is asked for if there are any; the number of those that never will is returned.
@@ -32,32 +38,36 @@ impl Delivery {
         &mut self,
         fresh: impl Iterator<Item = (Instant, u32)>,
         taken: Taken,
-        now: impl FnOnce() -> Instant,
+        mut now: impl FnMut() -> Instant,
         mut observe: impl FnMut(Duration, u32),
     ) -> u32 {
         if !MEASURES {
             return 0;
         }
-        let fresh = fresh.filter(|(_, elements)| *elements > 0);
         match taken {
             Taken::Nothing => {
                 let before = std::mem::take(self).elements;
                 return fresh.fold(before, |sum, (_, elements)| sum.saturating_add(elements));
             }
             Taken::Some => {
-                for (read, elements) in fresh {
+                for (read, elements) in fresh.filter(|(_, elements)| *elements > 0) {
                     self.since = Some(self.since.map_or(read, |since| since.min(read)));
                     self.elements = self.elements.saturating_add(elements);
                 }
             }
             Taken::All => {
-                let waiting = self.since.take().zip(Some(std::mem::take(&mut self.elements)));
-                let mut arrived = waiting.into_iter().chain(fresh).peekable();
-                if arrived.peek().is_some() {
-                    let now = now();
-                    arrived.for_each(|(read, elements)| {
-                        observe(now.saturating_duration_since(read), elements);
-                    });
+                let mut then = None;
+                let mut arrived = |read, elements| {
+                    let then = *then.get_or_insert_with(&mut now);
+                    observe(then.saturating_duration_since(read), elements);
+                };
+                if let Some(since) = self.since.take() {
+                    arrived(since, std::mem::take(&mut self.elements));
+                }
+                for (read, elements) in fresh {
+                    if elements > 0 {
+                        arrived(read, elements);
+                    }
                 }
             }
         }

@@ -414,6 +414,9 @@ impl Run {
 
     /// The number of elements that passed to the server, and to the client.
     fn count(&self, buffers: &mut Buffers, now: Instant) -> [u32; 2] {
+        if buffers.out.tally.is_empty() {
+            return [0; 2];
+        }
         let tally = std::mem::take(&mut buffers.out.tally);
         self.worker.count(self.transport, &tally);
         self.recording.count(&tally, now);
@@ -431,6 +434,9 @@ impl Run {
         client: Taken,
         now: Instant,
     ) -> Option<Instant> {
+        if to_server | to_client == 0 && self.delivering.iter().all(Delivery::is_settled) {
+            return None;
+        }
         let transport = self.transport?;
         let mut then = None;
         let [server_delivery, client_delivery] = &mut self.delivering;
