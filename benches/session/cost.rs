@@ -143,8 +143,11 @@ fn cpu(
     for (name, micros) in NAMES.into_iter().zip(micros) {
         println!("  {name:<8} {} µs a stanza", Quartiles::of(micros.into_iter()).show(2));
     }
-    let (low, high) = ratios.median_within();
-    println!("  ratio    {}; median within {low:.3} to {high:.3} (95 %)", ratios.show(3));
+    let within = match ratios.median_within() {
+        (low, high) if low.is_finite() => format!("; median within {low:.3} to {high:.3} (95 %)"),
+        _ => String::new(),
+    };
+    println!("  ratio    {}{within}", ratios.show(3));
     println!("  target <= {TARGET}: {}", verdict(&ratios));
     println!("  load average {}", load_average());
     Ok(())
