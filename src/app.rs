@@ -33,7 +33,7 @@ use crate::http::tls::{self, Tls};
 use crate::http::ws::Hook;
 use crate::http::{self, Current, Live, Routes, connection, h1, h2};
 use crate::io::Io;
-use crate::metrics::Metrics;
+use crate::metrics::{MEASURES, Metrics};
 use crate::proto::ws;
 use crate::session::addresses::Addresses;
 use crate::session::budget::Budget;
@@ -58,6 +58,9 @@ pub type Load = Box<dyn Fn() -> Result<Config, ConfigError>>;
 /// started. Configuration errors have been told before this is called.
 pub fn run(config: Config, load: Load) -> anyhow::Result<()> {
     raise_file_limit(config.limits.sessions);
+    if !MEASURES {
+        warn!("built with the feature no-metrics: what passes is not counted");
+    }
     actix_rt::System::new().block_on(async {
         let mut signals = Signals::new().context("listening for signals")?;
         let sockets = Sockets::bind(&config)?;
@@ -189,7 +192,7 @@ impl Gateway {
             warn!(sessions = self.sessions.open(), "sessions cut off at the end of drain.timeout");
         }
         // What ended the BOSH sessions is on its way to their clients.
-        until(ANSWER_PATIENCE, || self.metrics.bosh.open.get() <= 0).await;
+        until(ANSWER_PATIENCE, || self.metrics.open_requests() == 0).await;
         self.public.stop(false).await;
         if let Some(admin) = self.admin {
             admin.stop(false).await;

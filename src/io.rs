@@ -56,20 +56,23 @@ impl Traffic {
         self.written.load(Ordering::Relaxed)
     }
 
+    #[inline]
     pub(crate) fn add(&self, read: usize, written: usize) {
-        for (count, bytes) in [(&self.read, read), (&self.written, written)] {
-            if bytes > 0 {
-                count.store(count.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
-            }
-        }
+        let add = |count: &AtomicU64, bytes: usize| {
+            count.store(count.load(Ordering::Relaxed) + bytes as u64, Ordering::Relaxed);
+        };
+        add(&self.read, read);
+        add(&self.written, written);
     }
 }
 
 impl Io {
-    /// The same socket, whose bytes are counted into `traffic` from now on.
+    /// The same socket, whose bytes are counted into `traffic` from now on; with the feature
+    /// `no-metrics` they are not.
     #[must_use]
     pub fn counted(self, traffic: Arc<Traffic>) -> Self {
         match self {
+            same if cfg!(feature = "no-metrics") => same,
             Self::Tcp(socket) => Self::Counted(Counted { socket: Socket::Tcp(socket), traffic }),
             Self::Unix(socket) => Self::Counted(Counted { socket: Socket::Unix(socket), traffic }),
             other => other,

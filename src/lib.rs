@@ -83,7 +83,8 @@
 //! # The comparison
 //!
 //! What is counted for each stanza is counted by each worker for itself and added up at a scrape
-//! ([`metrics::Local`]). The bytes of a client's connection are counted below TLS ([`io::Traffic`]),
+//! ([`metrics::Local`]); what that costs is measured beside a build without it ([`metrics::MEASURES`],
+//! `benches/session`). The bytes of a client's connection are counted below TLS ([`io::Traffic`]),
 //! and are those of the transport that it turns out to carry ([`session::meter`]); an element is
 //! delivered when the last byte of it is with the kernel. `tests/truth.rs` holds all that equal to what
 //! an observer in front counts.

@@ -59,6 +59,29 @@ fn the_core_is_pure() {
     assert!(faults.is_empty(), "{}", faults.join("\n"));
 }
 
+/// What a stanza comes through asks the kernel nothing about its connection (that is for a tick, or
+/// the end), takes no lock and counts into nothing that threads share: `metrics::Local` is for that.
+#[test]
+fn a_stanza_meets_no_other_thread() {
+    const WAY: [&str; 5] = ["run", "bosh", "link", "pending", "delivery"];
+    const NAMES: [&str; 6] = ["TCP_INFO", "tcp_info", "Mutex", "RwLock", "fetch_add", "fetch_sub"];
+    let mut faults = Vec::new();
+    let mut seen = 0;
+    for (path, text) in sources() {
+        if !WAY.iter().any(|name| path.ends_with(format!("session/{name}.rs"))) {
+            continue;
+        }
+        seen += 1;
+        for (number, line) in code(&text) {
+            for name in NAMES.iter().filter(|name| line.contains(**name)) {
+                faults.push(format!("{}:{number}: names {name}", path.display()));
+            }
+        }
+    }
+    assert_eq!(seen, WAY.len());
+    assert!(faults.is_empty(), "{}", faults.join("\n"));
+}
+
 /// The rules above can fail.
 #[test]
 fn a_wrong_import_is_seen() {

@@ -16,7 +16,12 @@
 //! `/xmpp-websocket` on `127.0.0.1:$LISTEN_PORT`, in front of a c2s server on `127.0.0.1:$C2S_PORT`
 //! that serves `bench.test`, or of a WebSocket server on `127.0.0.1:$WS_PORT`; what is measured is
 //! the process that the command ends in (`exec`).
+//!
+//! With `--cost` it measures something else: the gateway beside itself without metrics, see [`cost`].
 
+#[path = "../bosh/load.rs"]
+mod bosh_load;
+mod cost;
 mod load;
 mod orders;
 mod process;
@@ -43,6 +48,16 @@ struct Arguments {
     /// Measure CPU a stanza only.
     #[arg(long)]
     cpu: bool,
+    /// Measure only what the metrics cost: CPU and instructions a stanza, over WebSocket and BOSH,
+    /// beside the same program built without them (see --pairs, --stanzas, --only, --without).
+    #[arg(long, conflicts_with_all = ["idle", "cpu"])]
+    cost: bool,
+    /// Interleaved pairs of --cost.
+    #[arg(long, default_value_t = 31)]
+    pairs: usize,
+    /// The program without metrics for --cost (feature no-metrics), instead of building it.
+    #[arg(long, value_name = "PROGRAM")]
+    without: Option<PathBuf>,
     /// Interleaved rounds of each CPU measurement.
     #[arg(long, default_value_t = 9)]
     rounds: usize,
@@ -55,7 +70,7 @@ struct Arguments {
     /// Stanzas of one CPU measurement.
     #[arg(long, default_value_t = 40_000)]
     stanzas: usize,
-    /// Measure these targets only, by name.
+    /// Measure these targets, or with --cost transports, only; by name.
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
     /// Given by `cargo bench`.
@@ -73,6 +88,8 @@ enum RoleArguments {
     #[command(hide = true)]
     Load,
     #[command(hide = true)]
+    BoshLoad,
+    #[command(hide = true)]
     Relay { listen: SocketAddr, server: SocketAddr },
 }
 
@@ -81,6 +98,7 @@ fn main() -> anyhow::Result<()> {
     match arguments.role {
         Some(RoleArguments::Sink) => sink::run(),
         Some(RoleArguments::Load) => orders::run::<load::Client>(),
+        Some(RoleArguments::BoshLoad) => orders::run::<bosh_load::Client>(),
         Some(RoleArguments::Relay { listen, server }) => relay::run(listen, server),
         // `cargo test` runs benchmarks, too, to see whether they start.
         None if !arguments.bench => {
@@ -93,6 +111,13 @@ fn main() -> anyhow::Result<()> {
 
 fn measure(arguments: &Arguments) -> anyhow::Result<()> {
     let sink = Role::start_sink()?;
+    if arguments.cost {
+        let Arguments { pairs, stanzas, ref without, ref only, .. } = *arguments;
+        return cost::measure(
+            &cost::Order { pairs, stanzas, without: without.as_deref(), only },
+            &sink,
+        );
+    }
     let kinds: Vec<TargetKind> = targets()?
         .into_iter()
         .filter(|kind| {

@@ -1,6 +1,7 @@
 //! The processes of the benchmark: started with all the open files they may have, measured in
 //! `/proc`, killed on drop.
 
+use std::ffi::OsString;
 use std::fs;
 use std::io::{BufRead as _, BufReader, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -16,6 +17,8 @@ pub(crate) enum TargetKind {
     Relay,
     /// Bosphorus in front of the sink's c2s port.
     Gateway,
+    /// The same, as the program that this command runs.
+    Program { name: String, command: Vec<OsString> },
     /// From `BOSPHORUS_BENCH_PEERS`.
     Peer { name: String, command: String },
 }
@@ -25,7 +28,7 @@ impl TargetKind {
         match self {
             Self::Relay => "relay",
             Self::Gateway => "gateway",
-            Self::Peer { name, .. } => name,
+            Self::Program { name, .. } | Self::Peer { name, .. } => name,
         }
     }
 }
@@ -51,11 +54,17 @@ impl Target {
                 command.arg("relay").arg(address.to_string()).arg(format!("127.0.0.1:{ws}"));
                 command
             }
-            TargetKind::Gateway => {
+            TargetKind::Gateway | TargetKind::Program { .. } => {
                 let config = directory.0.join("bosphorus.toml");
                 fs::write(&config, gateway_config(address, free_port()?, c2s))?;
-                let mut command = limitless(Path::new(env!("CARGO_BIN_EXE_bosphorus")));
-                command.arg("serve").arg("--config").arg(config);
+                let own = [env!("CARGO_BIN_EXE_bosphorus").into()];
+                let words = match kind {
+                    TargetKind::Program { command, .. } => &command[..],
+                    _ => &own,
+                };
+                let (program, arguments) = words.split_first().context("a command of no words")?;
+                let mut command = limitless(Path::new(program));
+                command.args(arguments).arg("serve").arg("--config").arg(config);
                 command
             }
             TargetKind::Peer { command: text, .. } => {
@@ -109,6 +118,18 @@ impl Target {
             }
         }
         Ok(Duration::from_nanos(sum))
+    }
+
+    /// Asks it to end, and waits until it has.
+    pub(crate) fn end(mut self) -> anyhow::Result<()> {
+        Command::new("kill").arg(self.child.0.id().to_string()).status().context("kill")?;
+        for _ in 0..PATIENCE {
+            if self.child.0.try_wait()?.is_some() {
+                return Ok(());
+            }
+            std::thread::sleep(TICK);
+        }
+        self.explain(Err(anyhow!("it does not end")))
     }
 
     /// A failure, with the end of what the target said.

@@ -38,7 +38,7 @@ use super::connection::Held;
 use super::door;
 use super::guard::Watch;
 use super::{Asked, Live};
-use crate::metrics::{Limit, OpenGuard, Refusal};
+use crate::metrics::{Limit, MEASURES, OpenGuard, Refusal};
 use crate::proto::bosh::body::{self, Body, Unreadable};
 use crate::proto::bosh::{Content, Reply, response};
 use crate::proto::fault::Fault;
@@ -161,15 +161,15 @@ impl Face {
 
         // Only these cost more to answer than to refuse.
         let addresses = self.worker.shared.sessions.addresses();
-        if let Err(limit) = addresses.request(client.caller.limited, clock()) {
+        let mut received = clock();
+        if let Err(limit) = addresses.request(client.caller.limited, received) {
             self.worker.shared.metrics.limits.hit(limit);
             self.count(&client, Refusal::Rate);
             return close(self.later(&client), LATER, payload);
         }
-        let open = self.worker.shared.metrics.bosh.opened();
+        let open = self.worker.local.request_opened();
         let limit = self.live.bosh.body_bytes;
         let mut watch = None;
-        let mut received = clock();
         let read = match Coding::of(headers, settings.gzip) {
             None => Err(Failure::Coded),
             Some(_) if intake::announced(headers).is_some_and(|bytes| bytes > limit as u64) => {
@@ -181,9 +181,11 @@ impl Face {
                 let may_leave = may_leave(&asked);
                 drop(asked);
                 let timeout = settings.body_timeout;
-                match intake::read(&mut payload, limit, timeout, clock()).await {
+                match intake::read(&mut payload, limit, timeout, received).await {
                     Ok(body) => {
-                        received = clock();
+                        if MEASURES {
+                            received = clock();
+                        }
                         // Now, since the answer may take a minute.
                         client.meter.iter().for_each(|meter| meter.count());
                         let length = may_leave.then_some(body.len());

@@ -1,6 +1,6 @@
-//! What is counted of BOSH alone.
+//! What is counted of BOSH alone, and not for each request: that is in [`super::Local`].
 
-use prometheus::{IntCounter, IntGauge, Registry};
+use prometheus::{IntCounter, Registry};
 
 use super::int_counter_vec;
 use crate::proto::bosh::session::Counts;
@@ -80,7 +80,7 @@ impl Refusal {
 }
 
 /// In the order of [`Why`].
-const WHYS: [Why; 9] = [
+pub(super) const WHYS: [Why; 9] = [
     Why::Created,
     Why::Payload,
     Why::WaitElapsed,
@@ -113,10 +113,6 @@ const CONDITIONS: [&str; 14] = [
 /// The children of the families that only BOSH has, resolved once.
 #[derive(Debug)]
 pub struct BoshMetrics {
-    /// HTTP requests that are open now: being read, or held for an answer.
-    pub open: IntGauge,
-    requests: IntCounter,
-    responses: [IntCounter; WHYS.len()],
     terminations: [IntCounter; CONDITIONS.len()],
     repeats: IntCounter,
     overactive: IntCounter,
@@ -133,17 +129,6 @@ impl BoshMetrics {
             registry.register(Box::new(counter.clone()))?;
             Ok(counter)
         };
-        let open = IntGauge::new(
-            "bosphorus_bosh_requests_open",
-            "HTTP requests open now: being read, or held for an answer",
-        )?;
-        registry.register(Box::new(open.clone()))?;
-        let responses = int_counter_vec(
-            registry,
-            "bosphorus_bosh_responses_total",
-            "Responses of sessions, by why they were sent then",
-            &["why"],
-        )?;
         let terminations = int_counter_vec(
             registry,
             "bosphorus_bosh_terminations_total",
@@ -157,12 +142,6 @@ impl BoshMetrics {
             &["why"],
         )?;
         Ok(Self {
-            open,
-            requests: counter(
-                "bosphorus_bosh_requests_total",
-                "Requests that sessions took in the order of their rid",
-            )?,
-            responses: WHYS.map(|why| responses.with_label_values(&[why.label()])),
             terminations: CONDITIONS.map(|condition| terminations.with_label_values(&[condition])),
             repeats: counter("bosphorus_bosh_repeats_total", "Requests whose rid had come before")?,
             overactive: counter(
@@ -185,13 +164,9 @@ impl BoshMetrics {
         })
     }
 
-    /// Adds what a session has counted in one wake-up.
+    /// Adds what a session has counted in one wake-up, save its requests.
     pub fn count(&self, counts: &Counts) {
-        if *counts == Counts::default() {
-            return;
-        }
         for (counter, count) in [
-            (&self.requests, counts.requests),
             (&self.repeats, counts.repeats),
             (&self.overactive, counts.overactive),
             (&self.bad_acks, counts.bad_acks),
@@ -204,11 +179,6 @@ impl BoshMetrics {
         }
     }
 
-    /// Counts one response of a session.
-    pub fn responded(&self, why: Why) {
-        self.responses[why as usize].inc();
-    }
-
     /// Counts the end of a session towards its client, by the condition it is told.
     pub fn terminated(&self, condition: Option<Condition>) {
         self.terminations[condition.map_or(CONDITIONS.len() - 1, |condition| condition as usize)]
@@ -218,23 +188,6 @@ impl BoshMetrics {
     /// Counts one refused request.
     pub fn refused(&self, why: Refusal) {
         self.refused[why as usize].inc();
-    }
-
-    /// Counts a request as open, for as long as the guard lives.
-    #[must_use]
-    pub fn opened(&self) -> OpenGuard {
-        self.open.inc();
-        OpenGuard(self.open.clone())
-    }
-}
-
-/// An open HTTP request.
-#[derive(Debug)]
-pub struct OpenGuard(IntGauge);
-
-impl Drop for OpenGuard {
-    fn drop(&mut self) {
-        self.0.dec();
     }
 }
 
@@ -247,10 +200,10 @@ mod tests {
     #[test]
     fn labels_are_in_the_order_of_their_enums() {
         let metrics = Metrics::register().unwrap();
-        let bosh = &metrics.bosh;
-        bosh.responded(Why::Created);
-        bosh.responded(Why::Report);
-        bosh.responded(Why::Terminate);
+        let (bosh, local) = (&metrics.bosh, metrics.local());
+        local.responded(Why::Created);
+        local.responded(Why::Report);
+        local.responded(Why::Terminate);
         bosh.terminated(Some(Condition::BadRequest));
         bosh.terminated(Some(Condition::ItemNotFound));
         bosh.terminated(Some(Condition::UndefinedCondition));
@@ -259,7 +212,8 @@ mod tests {
             bosh.refused(why);
         }
         bosh.count(&Counts { repeats: 2, bounced: 3, ..Counts::default() });
-        let open = bosh.opened();
+        let open = local.request_opened();
+        assert_eq!(metrics.open_requests(), 1);
         let text = || String::from_utf8(metrics.render().unwrap()).unwrap();
         for (sample, value) in [
             ("responses_total{why=\"created\"}", 1),

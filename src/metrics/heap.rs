@@ -7,6 +7,8 @@
 use std::cell::Cell;
 use std::sync::atomic::{AtomicIsize, AtomicUsize, Ordering};
 
+use super::MEASURES;
+
 /// More than the threads of a usual process; beyond them two share one.
 const SHARDS: usize = 64;
 
@@ -54,13 +56,17 @@ impl Account {
 #[inline]
 pub fn allocated(bytes: usize) {
     // No allocation is larger than `isize::MAX`.
-    LIVE.add(bytes.cast_signed());
+    if MEASURES {
+        LIVE.add(bytes.cast_signed());
+    }
 }
 
 /// `bytes` were given back. Neither allocates nor panics.
 #[inline]
 pub fn freed(bytes: usize) {
-    LIVE.add(bytes.cast_signed().wrapping_neg());
+    if MEASURES {
+        LIVE.add(bytes.cast_signed().wrapping_neg());
+    }
 }
 
 /// Bytes that were handed out and not given back; 0 in a program whose allocator does not count.

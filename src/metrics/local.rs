@@ -5,6 +5,7 @@
 //! are written without a bus lock; a scrape reads them as they are at that moment.
 
 use std::fmt;
+use std::marker::PhantomData;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -12,10 +13,13 @@ use std::time::Duration;
 use prometheus::Registry;
 use prometheus::core::{Collector, Desc};
 use prometheus::proto::{
-    Bucket, Counter, Histogram as HistogramSample, LabelPair, Metric, MetricFamily, MetricType,
+    Bucket, Counter, Gauge, Histogram as HistogramSample, LabelPair, Metric, MetricFamily,
+    MetricType,
 };
 
-use super::{KINDS, Transport};
+use super::bosh::WHYS;
+use super::{KINDS, MEASURES, Transport};
+use crate::proto::bosh::Why;
 use crate::proto::stream::Flow;
 
 /// From whom to whom.
@@ -88,11 +92,39 @@ struct Count(AtomicU64);
 impl Count {
     /// Only ever called on the thread that the counter belongs to.
     fn add(&self, n: u64) {
-        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+        if MEASURES {
+            self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+        }
     }
 
     fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// A number that goes up and down, with one writer. It is kept in any case: the end of the process
+/// waits for it.
+#[derive(Default)]
+struct Level(AtomicU64);
+
+impl Level {
+    /// Both only ever called on the thread that it belongs to.
+    fn up(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    fn down(&self) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_sub(1), Ordering::Relaxed);
+    }
+}
+
+/// An open HTTP request. Not to be sent to another thread.
+#[derive(Debug)]
+pub struct OpenGuard(Arc<Local>, PhantomData<*const ()>);
+
+impl Drop for OpenGuard {
+    fn drop(&mut self) {
+        self.0.open.down();
     }
 }
 
@@ -126,10 +158,13 @@ const SLOW_BOUNDS: [u64; 16] = [
 /// Durations with one writer.
 struct Histogram {
     bounds: &'static [u64],
-    /// The last is for what is above all bounds.
-    buckets: Box<[Count]>,
+    /// Here and not behind a pointer: they are on the cache lines of their [`Local`]. The one behind
+    /// the bounds is for what is above all of them.
+    buckets: [Count; BOUNDS.len() + 1],
     nanoseconds: Count,
 }
+
+const _: () = assert!(SLOW_BOUNDS.len() <= BOUNDS.len());
 
 impl Default for Histogram {
     fn default() -> Self {
@@ -139,11 +174,13 @@ impl Default for Histogram {
 
 impl Histogram {
     fn new(bounds: &'static [u64]) -> Self {
-        let buckets = (0..=bounds.len()).map(|_| Count::default()).collect();
-        Self { bounds, buckets, nanoseconds: Count::default() }
+        Self { bounds, buckets: Default::default(), nanoseconds: Count::default() }
     }
 
     fn observe(&self, time: Duration, times: u64) {
+        if !MEASURES {
+            return;
+        }
         let nanoseconds = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let micros = nanoseconds.div_ceil(1000);
         let at = self.bounds.partition_point(|bound| *bound < micros);
@@ -166,6 +203,9 @@ pub struct Local {
     returns: [Count; 3],
     silence: [Histogram; 3],
     bound: [Histogram; 3],
+    taken: Count,
+    responses: [Count; WHYS.len()],
+    open: Level,
 }
 
 impl Default for Local {
@@ -182,6 +222,9 @@ impl Default for Local {
             returns: Default::default(),
             silence: [(); 3].map(|()| Histogram::new(&SLOW_BOUNDS)),
             bound: [(); 3].map(|()| Histogram::new(&SLOW_BOUNDS)),
+            taken: Count::default(),
+            responses: Default::default(),
+            open: Level::default(),
         }
     }
 }
@@ -196,7 +239,7 @@ impl fmt::Debug for Local {
 impl Local {
     /// Elements and their bytes that passed.
     pub(crate) fn passed(&self, transport: Transport, direction: Direction, flow: &Flow) {
-        if flow.bytes == 0 {
+        if !MEASURES || flow.bytes == 0 {
             return;
         }
         let (transport, direction) = (transport as usize, direction as usize);
@@ -245,6 +288,25 @@ impl Local {
     /// A client was noticed to be lost so long after the last sign of it.
     pub(crate) fn lost(&self, transport: Transport, silence: Duration) {
         self.silence[transport as usize].observe(silence, 1);
+    }
+
+    /// A BOSH session took so many requests in the order of their rid.
+    pub(crate) fn taken_in_order(&self, requests: u32) {
+        if requests > 0 {
+            self.taken.add(u64::from(requests));
+        }
+    }
+
+    /// A BOSH session has answered a request.
+    pub(crate) fn responded(&self, why: Why) {
+        self.responses[why as usize].add(1);
+    }
+
+    /// An HTTP request of BOSH is open, for as long as the guard lives.
+    #[must_use]
+    pub(crate) fn request_opened(self: &Arc<Self>) -> OpenGuard {
+        self.open.up();
+        OpenGuard(Arc::clone(self), PhantomData)
     }
 
     /// Bytes of client connections: read, and written.
@@ -345,7 +407,20 @@ const BOUND: Family = (
     &["transport"],
 );
 
-const FAMILIES: [Family; 11] = [
+const BOSH_REQUESTS: Family =
+    ("bosphorus_bosh_requests_total", "Requests that sessions took in the order of their rid", &[]);
+const BOSH_RESPONSES: Family = (
+    "bosphorus_bosh_responses_total",
+    "Responses of sessions, by why they were sent then",
+    &["why"],
+);
+const BOSH_OPEN: Family = (
+    "bosphorus_bosh_requests_open",
+    "HTTP requests open now: being read, or held for an answer",
+    &[],
+);
+
+const FAMILIES: [Family; 14] = [
     ELEMENTS,
     PAYLOAD,
     WIRE,
@@ -357,6 +432,9 @@ const FAMILIES: [Family; 11] = [
     RETURNS,
     SILENCE,
     BOUND,
+    BOSH_REQUESTS,
+    BOSH_RESPONSES,
+    BOSH_OPEN,
 ];
 
 impl Locals {
@@ -379,12 +457,21 @@ impl Locals {
     }
 }
 
+impl Locals {
+    /// HTTP requests of BOSH that are open now.
+    pub(super) fn open_requests(&self) -> u64 {
+        let all = self.0.all.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().map(|local| local.open.0.load(Ordering::Relaxed)).fold(0, u64::wrapping_add)
+    }
+}
+
 impl Collector for Locals {
     fn desc(&self) -> Vec<&Desc> {
         self.0.descriptions.iter().collect()
     }
 
     fn collect(&self) -> Vec<MetricFamily> {
+        let open = self.open_requests();
         let all = self.0.all.lock().unwrap_or_else(PoisonError::into_inner);
         let sum = |count: &dyn Fn(&Local) -> &Count| -> u64 {
             all.iter().map(|local| count(local).get()).fold(0, u64::wrapping_add)
@@ -437,6 +524,14 @@ impl Collector for Locals {
             }
         }
         let waits = vec![histogram(&[], &BOUNDS, |count| sum(&|local| count(&local.waits)))];
+        let taken = vec![counter(&[], sum(&|local| &local.taken))];
+        let responses = WHYS.map(|why| {
+            counter(&[("why", why.label())], sum(&|local| &local.responses[why as usize]))
+        });
+        let mut open_now = Gauge::default();
+        open_now.set_value(open as f64);
+        let mut open = sample(&[]);
+        open.set_gauge(open_now);
         let counters = MetricType::COUNTER;
         vec![
             family(ELEMENTS, counters, elements),
@@ -450,6 +545,9 @@ impl Collector for Locals {
             family(RETURNS, counters, returns),
             family(SILENCE, MetricType::HISTOGRAM, silence),
             family(BOUND, MetricType::HISTOGRAM, bound),
+            family(BOSH_REQUESTS, counters, taken),
+            family(BOSH_RESPONSES, counters, responses.into()),
+            family(BOSH_OPEN, MetricType::GAUGE, vec![open]),
         ]
     }
 }

@@ -22,16 +22,22 @@ use prometheus::{
     Opts, Registry, TextEncoder,
 };
 
-pub use bosh::{BoshMetrics, OpenGuard, Refusal};
+pub use bosh::{BoshMetrics, Refusal};
 pub use http::{Connection, ConnectionGuard, HttpMetrics};
 pub use limits::{Limit, LimitMetrics, ProxyHeader};
-pub use local::{Carried, Direction, Local};
+pub use local::{Carried, Direction, Local, OpenGuard};
 pub use tls::{Handshake, TlsMetrics};
 pub use upstream::{Servers, Up};
 
 use self::local::Locals;
 use self::process::Process;
 use crate::proto::fault::Fault;
+
+/// Whether what passes is measured: the counters of [`Local`], the bytes of client connections, the
+/// times of deliveries and the clock that is read for them, the account of the heap. Not so with the
+/// feature `no-metrics`, beside which a benchmark holds the program to see what that costs. What
+/// happens once in a session or a connection is counted in any case, and the recorder records.
+pub const MEASURES: bool = !cfg!(feature = "no-metrics");
 
 /// How a client reaches us.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -309,6 +315,12 @@ impl Metrics {
     #[must_use]
     pub fn local(&self) -> Arc<Local> {
         self.locals.another()
+    }
+
+    /// HTTP requests of BOSH that are open now.
+    #[must_use]
+    pub fn open_requests(&self) -> u64 {
+        self.locals.open_requests()
     }
 
     /// Counts one upgrade request.

@@ -94,6 +94,19 @@ pub struct Tally {
     pub binding_gs2: u32,
 }
 
+impl Tally {
+    /// Nothing happened. Asked at every turn of every session, so without a branch for each number.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        let Self { to_server, to_client, .. } = self;
+        let Self { repaired, emptied, dropped, blank, failures, .. } = self;
+        let Self { binding_plus, binding_gs2, .. } = self;
+        // Of no kind is there an element without bytes.
+        to_server.bytes | to_client.bytes == 0
+            && repaired | emptied | dropped | blank | failures | binding_plus | binding_gs2 == 0
+    }
+}
+
 /// What the shell has to do with the server's connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ServerSide {

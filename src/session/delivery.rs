@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::timer::clock;
+use crate::metrics::MEASURES;
 
 /// Elements for one side, of which its kernel has not taken the last byte yet. While it has not,
 /// the other side is not read: so they are those of one read, or nearly.
@@ -25,33 +25,49 @@ pub(crate) enum Taken {
 }
 
 impl Delivery {
+    /// Nothing is on its way.
+    #[inline]
+    pub(crate) fn is_settled(&self) -> bool {
+        self.elements == 0
+    }
+
     /// After a write: `fresh` are elements that were written now for the first time, with the time
-    /// at which they were read. Those that have arrived are shown to `observe`; the number of those
-    /// that never will is returned.
+    /// at which they were read. Those that have arrived are shown to `observe`, by the time that
+    /// `now` is asked for if there are any; the number of those that never will is returned.
     pub(crate) fn settle(
         &mut self,
         fresh: impl Iterator<Item = (Instant, u32)>,
         taken: Taken,
+        mut now: impl FnMut() -> Instant,
         mut observe: impl FnMut(Duration, u32),
     ) -> u32 {
-        let fresh = fresh.filter(|(_, elements)| *elements > 0);
+        if !MEASURES {
+            return 0;
+        }
         match taken {
             Taken::Nothing => {
                 let before = std::mem::take(self).elements;
                 return fresh.fold(before, |sum, (_, elements)| sum.saturating_add(elements));
             }
             Taken::Some => {
-                for (read, elements) in fresh {
+                for (read, elements) in fresh.filter(|(_, elements)| *elements > 0) {
                     self.since = Some(self.since.map_or(read, |since| since.min(read)));
                     self.elements = self.elements.saturating_add(elements);
                 }
             }
             Taken::All => {
-                let waiting = self.since.take().zip(Some(std::mem::take(&mut self.elements)));
-                let mut now = None;
-                for (read, elements) in waiting.into_iter().chain(fresh) {
-                    let now = *now.get_or_insert_with(clock);
-                    observe(now.saturating_duration_since(read), elements);
+                let mut then = None;
+                let mut arrived = |read, elements| {
+                    let then = *then.get_or_insert_with(&mut now);
+                    observe(then.saturating_duration_since(read), elements);
+                };
+                if let Some(since) = self.since.take() {
+                    arrived(since, std::mem::take(&mut self.elements));
+                }
+                for (read, elements) in fresh {
+                    if elements > 0 {
+                        arrived(read, elements);
+                    }
                 }
             }
         }
@@ -61,6 +77,7 @@ impl Delivery {
 
 #[cfg(test)]
 mod tests {
+    use super::super::timer::clock;
     use super::*;
 
     /// Elements arrive with the last byte, and never twice.
@@ -70,7 +87,7 @@ mod tests {
         let mut delivery = Delivery::default();
         let mut seen = Vec::new();
         let mut settle = |fresh: &[(Instant, u32)], taken| {
-            let lost = delivery.settle(fresh.iter().copied(), taken, |time, elements| {
+            let lost = delivery.settle(fresh.iter().copied(), taken, clock, |time, elements| {
                 seen.push((time.as_secs(), elements));
             });
             if lost > 0 {

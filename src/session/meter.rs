@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use crate::io::Traffic;
-use crate::metrics::{Carried, Direction, Local, Transport};
+use crate::metrics::{Carried, Direction, Local, MEASURES, Transport};
 
 /// The bytes of one connection, brought to the counters of its worker under what it carries. What
 /// passes before that is known (the handshake of TLS, the first request) waits for it.
@@ -86,6 +86,9 @@ impl Meter {
     /// An answer is on its way at `now`, with elements that were read from the server at these
     /// times.
     pub fn send(&self, mut read: Vec<Instant>, now: Instant) {
+        if !MEASURES {
+            return;
+        }
         for read in &read {
             self.local.waited(now.saturating_duration_since(*read));
         }
@@ -94,6 +97,9 @@ impl Meter {
 
     /// All that was to be written is with the kernel, at the time that is asked for.
     pub fn flushed(&self, now: impl FnOnce() -> Instant) {
+        if !MEASURES {
+            return;
+        }
         let mut under_way = self.under_way.borrow_mut();
         if !under_way.is_empty() {
             let now = now();
@@ -108,7 +114,7 @@ impl Meter {
 
     /// Counts what has passed since the last time, if it is known what it was.
     pub fn count(&self) {
-        if self.carried.get() != Carried::Nothing {
+        if MEASURES && self.carried.get() != Carried::Nothing {
             self.count_as(self.carried.get());
         }
     }

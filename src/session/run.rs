@@ -27,7 +27,7 @@ use super::returns::User;
 use super::timer::{arm, clock};
 use super::worker::{Buffers, Live, Permit, READ_CHUNK, Worker};
 use crate::io::Io;
-use crate::metrics::{Direction, Limit, Transport, Upgrade};
+use crate::metrics::{Direction, Limit, MEASURES, Transport, Upgrade};
 use crate::proto::fault::Fault;
 use crate::proto::stream::{ServerSide, Stage};
 use crate::proto::ws::Framing;
@@ -135,7 +135,13 @@ impl Run {
         }
     }
 
-    fn turn(&mut self, buffers: &mut Buffers, now: Instant, cx: &mut Context<'_>) -> bool {
+    /// Whether there may be more to do, and then what time it is.
+    fn turn(
+        &mut self,
+        buffers: &mut Buffers,
+        mut now: Instant,
+        cx: &mut Context<'_>,
+    ) -> Option<Instant> {
         if !self.closed && self.worker.draining().is_some() {
             self.closed = true;
             self.machine.redirect();
@@ -147,13 +153,18 @@ impl Run {
         let passed = self.count(buffers, now);
         let (more, taken) = self.write_both(buffers, now, cx);
         progress |= more;
-        self.settle(passed, taken, now);
-        progress |= self.read_server(buffers, now, cx);
+        // The clock that tells how long a delivery took tells as well when the next thing is read.
+        let delivered = self.settle(passed, taken, now);
+        now = delivered.unwrap_or(now);
+        let has_read = self.read_server(buffers, now, cx);
         self.machine_tick(buffers, now);
         let passed = self.count(buffers, now);
         let (more, taken) = self.write_both(buffers, now, cx);
-        self.settle(passed, taken, now);
-        progress | more
+        let last = self.settle(passed, taken, now).or(delivered.filter(|_| !has_read));
+        if !(progress | has_read | more) {
+            return None;
+        }
+        Some(last.unwrap_or_else(|| if MEASURES { clock() } else { now }))
     }
 
     // ---- the client ----------------------------------------------------------------------
@@ -389,7 +400,7 @@ impl Run {
         self.link.give_up();
         self.held_client = Vec::new();
         let can_be_told = self.to_client.cut(LAST_FRAME);
-        let lost = self.delivering[1].settle(std::iter::empty(), Taken::Nothing, |_, _| {});
+        let lost = self.delivering[1].settle(std::iter::empty(), Taken::Nothing, clock, |_, _| {});
         if let Some(transport) = self.transport {
             self.worker.local.undelivered(transport, lost);
         }
@@ -403,6 +414,9 @@ impl Run {
 
     /// The number of elements that passed to the server, and to the client.
     fn count(&self, buffers: &mut Buffers, now: Instant) -> [u32; 2] {
+        if buffers.out.tally.is_empty() {
+            return [0; 2];
+        }
         let tally = std::mem::take(&mut buffers.out.tally);
         self.worker.count(self.transport, &tally);
         self.recording.count(&tally, now);
@@ -412,9 +426,19 @@ impl Run {
         [tally.to_server.total(), tally.to_client.total()]
     }
 
-    /// After a write: elements that passed, and were read at `now`, have arrived or wait.
-    fn settle(&mut self, [to_server, to_client]: [u32; 2], client: Taken, now: Instant) {
-        let Some(transport) = self.transport else { return };
+    /// After a write: elements that passed, and were read at `now`, have arrived or wait. Returns
+    /// the time that it is, if it was needed.
+    fn settle(
+        &mut self,
+        [to_server, to_client]: [u32; 2],
+        client: Taken,
+        now: Instant,
+    ) -> Option<Instant> {
+        if to_server | to_client == 0 && self.delivering.iter().all(Delivery::is_settled) {
+            return None;
+        }
+        let transport = self.transport?;
+        let mut then = None;
         let [server_delivery, client_delivery] = &mut self.delivering;
         let local = &self.worker.local;
         for (delivery, passed, taken, direction) in [
@@ -422,13 +446,15 @@ impl Run {
             (client_delivery, to_client, client, Direction::ToClient),
         ] {
             let fresh = [(now, passed)].into_iter();
-            let lost = delivery.settle(fresh, taken, |time, elements| {
+            let read_clock = || *then.get_or_insert_with(clock);
+            let lost = delivery.settle(fresh, taken, read_clock, |time, elements| {
                 local.delivered(transport, direction, time, elements);
             });
             if direction == Direction::ToClient {
                 local.undelivered(transport, lost);
             }
         }
+        then
     }
 
     /// Records how far the session has come.
@@ -519,9 +545,9 @@ impl Future for Run {
             }
         }
         let mut turns = 0;
-        while this.turn(&mut buffers, now, cx) {
+        while let Some(later) = this.turn(&mut buffers, now, cx) {
             // What is read next is as old as this, not as the chunk before.
-            now = clock();
+            now = later;
             turns += 1;
             if turns == TURNS {
                 cx.waker().wake_by_ref();

@@ -415,7 +415,7 @@ impl Worker {
 
     /// Adds what a session of `transport` has counted; without one, nothing of it has passed yet.
     pub(crate) fn count(&self, transport: Option<Transport>, tally: &Tally) {
-        if *tally == Tally::default() {
+        if tally.is_empty() {
             return;
         }
         if let Some(transport) = transport {

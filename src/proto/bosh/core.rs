@@ -148,7 +148,10 @@ pub(super) struct Assigned {
 impl Assigned {
     /// They were just taken.
     pub(super) fn note(&mut self) {
-        self.read = self.parts.iter().filter_map(|part| part.read).collect();
+        // For the metrics alone.
+        if cfg!(not(feature = "no-metrics")) {
+            self.read = self.parts.iter().filter_map(|part| part.read).collect();
+        }
     }
 
     /// The response has left, for all that is known.
