@@ -163,6 +163,7 @@ async fn answer<S, B>(
     B: MessageBody,
 {
     let head_only = head.method == http::Method::HEAD;
+    let meter = Rc::clone(&entered.meter);
     let Some(request) = request(head, body, entered) else {
         respond.send_reset(Reason::PROTOCOL_ERROR);
         return;
@@ -170,8 +171,10 @@ async fn answer<S, B>(
     // Boxed: it is gone when the answer is there, which may take a minute to leave.
     let mut call = Box::pin(app.call(request));
     let called = poll_fn(|cx| {
+        let before = meter.under_way();
         if let Poll::Ready(called) = call.as_mut().poll(cx) {
-            return Poll::Ready(Some(called));
+            // Not under way yet: the head goes first, the body as the windows open.
+            return Poll::Ready(Some((called, meter.set_aside(before))));
         }
         // By the client, or because the connection has ended.
         respond.poll_reset(cx).map(|_| None)
@@ -179,11 +182,14 @@ async fn answer<S, B>(
     .await;
     drop(call);
     // An error is a stream or a connection that has ended.
-    let _ = match called {
-        None => Ok(()),
-        Some(Ok(response)) => send(response.into(), respond, head_only, stall).await,
-        Some(Err(error)) => send(error.into(), respond, head_only, stall).await,
+    let Some((called, read)) = called else { return };
+    let sent = match called {
+        Ok(response) => send(response.into(), respond, head_only, stall).await,
+        Err(error) => send(error.into(), respond, head_only, stall).await,
     };
+    if sent.is_ok() {
+        meter.handed_over(read);
+    }
 }
 
 /// A request as actix knows it.

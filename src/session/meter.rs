@@ -92,6 +92,25 @@ impl Meter {
         self.under_way.borrow_mut().append(&mut read);
     }
 
+    /// The number of elements that are under way.
+    pub fn under_way(&self) -> usize {
+        self.under_way.borrow().len()
+    }
+
+    /// Those that came after the first so many wait for what writes them, whatever is flushed
+    /// meanwhile.
+    #[must_use]
+    pub fn set_aside(&self, first: usize) -> Vec<Instant> {
+        let mut under_way = self.under_way.borrow_mut();
+        let first = first.min(under_way.len());
+        under_way.split_off(first)
+    }
+
+    /// They have been written but for a flush.
+    pub fn handed_over(&self, mut read: Vec<Instant>) {
+        self.under_way.borrow_mut().append(&mut read);
+    }
+
     /// All that was to be written is with the kernel, at the time that is asked for.
     pub fn flushed(&self, now: impl FnOnce() -> Instant) {
         let mut under_way = self.under_way.borrow_mut();
