@@ -4,6 +4,8 @@
 #![expect(clippy::unwrap_used, reason = "the test authority's helpers may panic")]
 
 mod common;
+#[path = "truth/cpu.rs"]
+mod cpu;
 #[allow(dead_code, reason = "shared with tests/upstream.rs")]
 #[path = "common/pki.rs"]
 mod pki;

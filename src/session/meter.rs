@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::io::Traffic;
 use crate::metrics::{Carried, Direction, Local, Transport};
@@ -18,6 +18,8 @@ pub struct Meter {
     carried: Cell<Carried>,
     /// Bytes that were counted already: read, and written.
     counted: Cell<(u64, u64)>,
+    /// Processor time that was spent before it was known what for.
+    spent: Cell<Duration>,
     /// When elements were read from servers that answers on their way carry.
     under_way: RefCell<Vec<Instant>>,
 }
@@ -33,6 +35,7 @@ impl Meter {
             over_h2: Cell::default(),
             carried: Cell::default(),
             counted: Cell::default(),
+            spent: Cell::default(),
             under_way: RefCell::default(),
         }
     }
@@ -80,6 +83,7 @@ impl Meter {
             self.carried.set(carried);
             self.local.connection(carried);
             self.count();
+            self.spent(Duration::ZERO);
         }
     }
 
@@ -125,6 +129,20 @@ impl Meter {
         self.count();
     }
 
+    /// The counters of its worker.
+    pub(super) fn local(&self) -> &Local {
+        &self.local
+    }
+
+    /// So much of the processor was spent on it.
+    pub(crate) fn spent(&self, time: Duration) {
+        let time = self.spent.take() + time;
+        match self.carried.get().transport() {
+            None => self.spent.set(time),
+            on => self.local.spent(on, time),
+        }
+    }
+
     /// Counts what has passed since the last time, if it is known what it was.
     pub fn count(&self) {
         if self.carried.get() != Carried::Nothing {
@@ -150,6 +168,7 @@ impl Drop for Meter {
         };
         if self.carried.get() == Carried::Nothing {
             self.local.connection(carried);
+            self.local.spent(None, self.spent.get());
         }
         self.count_as(carried);
     }

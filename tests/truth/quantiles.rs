@@ -248,6 +248,44 @@ impl Series {
     }
 }
 
+/// A client that is logged in, and its server, which answers its wish for a resource so late.
+pub(super) async fn log_in(
+    endpoint: &Endpoint,
+    peer: &Peer,
+    late: Duration,
+) -> Result<(Client, Link)> {
+    let client = async {
+        let mut client = Client::connect(endpoint).await?;
+        client.open(DOMAIN).await?;
+        let answer = client.authenticate(Mechanism::Plain, "a", "secret").await?;
+        ensure!(answer.is_ok(), "{answer:?}");
+        client.open(DOMAIN).await?;
+        client.bind(None).await?;
+        Ok(client)
+    };
+    let server = async {
+        let mut link = peer.accept().await?;
+        header(&mut link).await?;
+        link.write(&format!("{HEADER}{FEATURES}")).await?;
+        link.until("</auth>").await?;
+        link.write(SUCCESS).await?;
+        header(&mut link).await?;
+        link.write(&format!("{HEADER}{BINDING}")).await?;
+        let bind = link.until("</iq>").await?;
+        let id =
+            bind.split(" id=").nth(1).and_then(|rest| rest.get(1..)?.split(['"', '\'']).next());
+        let id = id.with_context(|| format!("no id: {bind}"))?;
+        tokio::time::sleep(late).await;
+        link.write(&format!(
+            "<iq type='result' id='{id}'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'>\
+             <jid>a@example.test/r</jid></bind></iq>"
+        ))
+        .await?;
+        Ok(link)
+    };
+    tokio::try_join!(client, server)
+}
+
 /// A way, and what is at its ends.
 struct Line<'a> {
     way: &'a Way,
@@ -283,36 +321,8 @@ impl Line<'_> {
             _ => format!("ws://{front}/ws"),
         };
         let endpoint = Endpoint { url, transport: self.way.transport };
-        let client = async {
-            let mut client = Client::connect(&endpoint).await?;
-            client.open(DOMAIN).await?;
-            let answer = client.authenticate(Mechanism::Plain, "a", "secret").await?;
-            ensure!(answer.is_ok(), "{answer:?}");
-            client.open(DOMAIN).await?;
-            client.bind(None).await?;
-            Ok((client, self.relay.times.accepted.get()?.elapsed()))
-        };
-        let server = async {
-            let mut link = self.peer.accept().await?;
-            header(&mut link).await?;
-            link.write(&format!("{HEADER}{FEATURES}")).await?;
-            link.until("</auth>").await?;
-            link.write(SUCCESS).await?;
-            header(&mut link).await?;
-            link.write(&format!("{HEADER}{BINDING}")).await?;
-            let bind = link.until("</iq>").await?;
-            let id =
-                bind.split(" id=").nth(1).and_then(|rest| rest.get(1..)?.split(['"', '\'']).next());
-            let id = id.with_context(|| format!("no id: {bind}"))?;
-            tokio::time::sleep(late).await;
-            link.write(&format!(
-                "<iq type='result' id='{id}'><bind xmlns='urn:ietf:params:xml:ns:xmpp-bind'>\
-                 <jid>a@example.test/r</jid></bind></iq>"
-            ))
-            .await?;
-            Ok(link)
-        };
-        let ((client, took), link) = tokio::try_join!(client, server)?;
+        let (client, link) = log_in(&endpoint, &self.peer, late).await?;
+        let took = self.relay.times.accepted.get()?.elapsed();
         Ok((client, link, multiplexer, took))
     }
 
