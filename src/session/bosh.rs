@@ -606,7 +606,8 @@ impl<M: Driven> Future for Run<M> {
         buffers.trim();
         drop(buffers);
         this.follow(now);
-        let owner = Owner { id: this.id, born: this.opened, waker: cx.waker() };
+        let owner =
+            Owner { id: this.id, born: this.opened, transport: Transport::Bosh, waker: cx.waker() };
         let held = this.held_bytes();
         this.account.publish(budget, held, &owner);
         if this.machine.is_authenticated() {
