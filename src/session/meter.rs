@@ -18,8 +18,8 @@ pub struct Meter {
     carried: Cell<Carried>,
     /// Bytes that were counted already: read, and written.
     counted: Cell<(u64, u64)>,
-    /// Processor time that was spent before it was known what for.
-    spent: Cell<Duration>,
+    /// Nanoseconds of the processor that were spent before it was known what for.
+    spent: Cell<u64>,
     /// When elements were read from servers that answers on their way carry.
     under_way: RefCell<Vec<Instant>>,
 }
@@ -136,10 +136,13 @@ impl Meter {
 
     /// So much of the processor was spent on it.
     pub(crate) fn spent(&self, time: Duration) {
-        let time = self.spent.take() + time;
+        let before = self.spent.take();
         match self.carried.get().transport() {
-            None => self.spent.set(time),
-            on => self.local.spent(on, time),
+            None => {
+                let time = u64::try_from(time.as_nanos()).unwrap_or_default();
+                self.spent.set(before.saturating_add(time));
+            }
+            on => self.local.spent(on, Duration::from_nanos(before) + time),
         }
     }
 
@@ -168,7 +171,7 @@ impl Drop for Meter {
         };
         if self.carried.get() == Carried::Nothing {
             self.local.connection(carried);
-            self.local.spent(None, self.spent.get());
+            self.local.spent(None, Duration::from_nanos(self.spent.get()));
         }
         self.count_as(carried);
     }
