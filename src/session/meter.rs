@@ -106,8 +106,10 @@ impl Meter {
     #[must_use]
     pub fn set_aside(&self, first: usize) -> Vec<Instant> {
         let mut under_way = self.under_way.borrow_mut();
-        let first = first.min(under_way.len());
-        under_way.split_off(first)
+        if first >= under_way.len() {
+            return Vec::new();
+        }
+        if first == 0 { std::mem::take(&mut under_way) } else { under_way.split_off(first) }
     }
 
     /// They have been written but for a flush.
@@ -182,6 +184,58 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
     use crate::session::timer::clock;
+
+    /// What is written later than something else of the same answer has arrived no sooner.
+    #[test]
+    fn elements_arrive_with_their_answer() {
+        let metrics = Metrics::register().unwrap();
+        let meter = Meter::new(metrics.local(), clock());
+        let arrived = || {
+            let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+            let sample =
+                "bosphorus_delivery_seconds_count{direction=\"to_client\",transport=\"bosh\"} ";
+            text.lines().find_map(|line| line.strip_prefix(sample)).unwrap().to_owned()
+        };
+        meter.send(vec![clock()], clock());
+        let before = meter.under_way();
+        assert!(meter.set_aside(before).is_empty());
+        meter.send(vec![clock(); 2], clock());
+        let answer = meter.set_aside(before);
+        meter.flushed(clock);
+        assert_eq!((answer.len(), arrived()), (2, "1".to_owned()));
+        meter.handed_over(answer);
+        assert_eq!(arrived(), "1");
+        meter.flushed(clock);
+        assert_eq!(arrived(), "3");
+    }
+
+    /// Processor time is of what the connection turns out to carry.
+    #[test]
+    fn time_is_of_what_the_connection_carries() {
+        let metrics = Metrics::register().unwrap();
+        let local = metrics.local();
+        let has = |line: &str| {
+            let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+            text.lines().any(|it| it == format!("bosphorus_cpu_seconds_total{line}"))
+        };
+        let second = Duration::from_secs(1);
+        let meter = Meter::new(Arc::clone(&local), clock());
+        meter.spent(second);
+        assert!(has("{transport=\"none\"} 0"));
+        meter.bosh();
+        assert!(has("{transport=\"bosh\"} 1"));
+        meter.spent(second);
+        assert!(has("{transport=\"bosh\"} 2"));
+        meter.upgraded();
+        meter.spent(second);
+        meter.websocket(Transport::Websocket);
+        meter.spent(second);
+        assert!(has("{transport=\"websocket\"} 2") && has("{transport=\"bosh\"} 2"));
+        let meter = Meter::new(local, clock());
+        meter.spent(second);
+        drop(meter);
+        assert!(has("{transport=\"none\"} 1"));
+    }
 
     /// What came before it was known what for is counted as that; what never is, as nothing.
     #[test]
