@@ -248,6 +248,52 @@ impl Series {
     }
 }
 
+/// Where a client that speaks neither TLS nor HTTP/2 connects, to reach the gateway at `to` in that
+/// way, and what has to be kept for that.
+pub(super) async fn front(
+    way: &Way,
+    ca: &Ca,
+    to: SocketAddr,
+) -> Result<(Endpoint, Option<Multiplexer>)> {
+    let config = |alpn: &[&[u8]]| bridge::client(&ca.file(), rustls::ALL_VERSIONS, alpn);
+    let mut multiplexer = None;
+    let front = if way.http2 {
+        let connection = Http2::connect(&config(&[b"h2"])?, to, NAME).await?;
+        multiplexer.insert(Multiplexer::new(connection).await?).address
+    } else if way.tls {
+        bridge::tls(&config(&[b"http/1.1"])?, to, NAME).await?
+    } else {
+        to
+    };
+    let url = match way.transport {
+        Transport::Bosh => format!("http://{front}/http-bind"),
+        _ => format!("ws://{front}/ws"),
+    };
+    Ok((Endpoint { url, transport: way.transport }, multiplexer))
+}
+
+/// A gateway in front of that server, and its address for that way.
+pub(super) fn gateway(
+    way: &Way,
+    peer: &Peer,
+    directory: &Directory,
+    ca: &Ca,
+) -> Result<(Gateway, SocketAddr)> {
+    let identity = ca.issue(&[NAME], Validity::Now);
+    let [chain, key] = identity.pem();
+    let chain = directory.write("chain.pem", chain)?;
+    let key = directory.write("key.pem", key)?;
+    let [port] = free_ports()?;
+    let gateway = Gateway::start(&format!(
+        "[listen]\ntls_addresses = [\"127.0.0.1:{port}\"]\n[[tls.certificates]]\n\
+         certificate = {chain:?}\nkey = {key:?}\n{}",
+        peer.toml()
+    ))?;
+    let secure = SocketAddr::from(([127, 0, 0, 1], port));
+    let to = if way.tls { secure } else { gateway.listen() };
+    Ok((gateway, to))
+}
+
 /// A client that is logged in, and its server, which answers its wish for a resource so late.
 pub(super) async fn log_in(
     endpoint: &Endpoint,
@@ -296,31 +342,10 @@ struct Line<'a> {
 }
 
 impl Line<'_> {
-    /// Where a client that speaks neither TLS nor HTTP/2 connects, and what has to be kept for that.
-    async fn front(&self) -> Result<(SocketAddr, Option<Multiplexer>)> {
-        let config = |alpn: &[&[u8]]| bridge::client(&self.ca.file(), rustls::ALL_VERSIONS, alpn);
-        let relay = self.relay.address;
-        if self.way.http2 {
-            let connection = Http2::connect(&config(&[b"h2"])?, relay, NAME).await?;
-            let multiplexer = Multiplexer::new(connection).await?;
-            return Ok((multiplexer.address, Some(multiplexer)));
-        }
-        let front = match self.way.tls {
-            true => bridge::tls(&config(&[b"http/1.1"])?, relay, NAME).await?,
-            false => relay,
-        };
-        Ok((front, None))
-    }
-
     /// A client that is logged in, and its server, which has answered so late; how long it took.
     async fn login(&self, late: Duration) -> Result<(Client, Link, Option<Multiplexer>, Duration)> {
         self.relay.times.accepted.reset();
-        let (front, multiplexer) = self.front().await?;
-        let url = match self.way.transport {
-            Transport::Bosh => format!("http://{front}/http-bind"),
-            _ => format!("ws://{front}/ws"),
-        };
-        let endpoint = Endpoint { url, transport: self.way.transport };
+        let (endpoint, multiplexer) = front(self.way, self.ca, self.relay.address).await?;
         let (client, link) = log_in(&endpoint, &self.peer, late).await?;
         let took = self.relay.times.accepted.get()?.elapsed();
         Ok((client, link, multiplexer, took))
@@ -460,10 +485,6 @@ fn quantiles_are_within_a_bucket_of_an_observers() -> Result {
     block_on(async {
         let ca = Ca::new();
         let directory = Directory::new("certificates")?;
-        let identity = ca.issue(&[NAME], Validity::Now);
-        let [chain, key] = identity.pem();
-        let chain = directory.write("chain.pem", chain)?;
-        let key = directory.write("key.pem", key)?;
         let mut table = format!(
             "{:<62} {:>3} {:>5} {:>16} {:>9}\n",
             "within a bucket of an observer's", "n", "q", "ms inside", "outside"
@@ -474,14 +495,8 @@ fn quantiles_are_within_a_bucket_of_an_observers() -> Result {
             let listener = socket.listen(64)?;
             let address = listener.local_addr()?;
             let peer = Peer { listener, address };
-            let [port] = free_ports()?;
-            let gateway = Gateway::start(&format!(
-                "[listen]\ntls_addresses = [\"127.0.0.1:{port}\"]\n[[tls.certificates]]\n\
-                 certificate = {chain:?}\nkey = {key:?}\n{}",
-                peer.toml()
-            ))?;
-            let secure = SocketAddr::from(([127, 0, 0, 1], port));
-            let relay = Relay::new(if way.tls { secure } else { gateway.listen() }).await?;
+            let (gateway, to) = gateway(way, &peer, &directory, &ca)?;
+            let relay = Relay::new(to).await?;
             let line = Line { way, gateway, relay, peer, ca: &ca };
             table += &line.compare().await.with_context(|| way.name())?;
         }
