@@ -39,6 +39,7 @@ use crate::session::addresses::Addresses;
 use crate::session::budget::Budget;
 use crate::session::recorder::Recorder;
 use crate::session::registry::Registry;
+use crate::session::timed::Timed;
 use crate::session::timer::clock;
 use crate::session::worker::{self, Drain, Sessions, Shared, Worker};
 use crate::upstream::{Connector, Health};
@@ -418,19 +419,22 @@ impl Public {
                         let io = io.counted(Arc::clone(entered.meter.traffic()));
                         // Without it an answer waits for the acknowledgement of the one before.
                         io.set_nodelay();
+                        let meter = Rc::clone(&entered.meter);
                         // Boxed, so that nothing of it is left behind it.
                         let accepted = match tls {
                             None => Some((io, tls::Protocol::Http1)),
                             Some(tls) => {
                                 entered.arrival.secure = true;
-                                Box::pin(async move { tls.accept(io).await }).await
+                                let handshake = async move { tls.accept(io).await };
+                                Box::pin(Timed::new(handshake, Rc::clone(&meter))).await
                             }
                         };
                         let (entered, metrics) = (Rc::new(entered), &door.metrics.http);
                         match accepted {
                             None => Ok(()),
                             Some((io, tls::Protocol::Http1)) => {
-                                connection::serve(io, entered, http, limits, metrics).await
+                                let serving = connection::serve(io, entered, http, limits, metrics);
+                                Timed::new(serving, meter).await
                             }
                             Some((io, tls::Protocol::Http2)) => {
                                 let is_draining = || sessions.is_draining();
@@ -439,7 +443,7 @@ impl Public {
                                 let served =
                                     h2::serve(io, entered, app, limits, is_draining, metrics);
                                 // Boxed: it is larger than what HTTP/1.1 leaves at rest.
-                                if let Err(error) = Box::pin(served).await {
+                                if let Err(error) = Box::pin(Timed::new(served, meter)).await {
                                     debug!(%error, "http2_connection_ended");
                                 }
                                 Ok(())

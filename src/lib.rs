@@ -87,7 +87,8 @@
 //! `benches/session`). The bytes of a client's connection are counted below TLS ([`io::Traffic`]),
 //! and are those of the transport that it turns out to carry ([`session::meter`]); an element is
 //! delivered when the last byte of it is with the kernel. `tests/truth.rs` holds all that equal to what
-//! an observer in front counts.
+//! an observer in front counts, and within a bucket of what clocks there show. Processor time is an
+//! estimate: of the polls of connections and sessions one of 64 is timed (`session::timed`).
 //!
 //! # Why a session ended
 //!

@@ -776,10 +776,10 @@ async fn deaf_clients(target: &Target, clients: usize) -> Result<String> {
         }
     }
     flooder.cut()?;
-    let held = target.gateway.metric("bosphorus_sessions_held_bytes")?;
+    let held = target.gateway.total("bosphorus_sessions_held_bytes")?;
     // They hang on until the gateway has had enough of them.
     let begun = now();
-    while target.gateway.metric("bosphorus_sessions_held_bytes")? > 64.0 * 1024.0
+    while target.gateway.total("bosphorus_sessions_held_bytes")? > 64.0 * 1024.0
         && begun.elapsed() < RECOVERY
     {
         tokio::time::sleep(Duration::from_millis(100)).await;

@@ -81,7 +81,7 @@ fn the_largest_are_ended_for_all() {
             let watched = async {
                 let mut most: f64 = 0.0;
                 loop {
-                    most = most.max(gateway.metric("bosphorus_sessions_held_bytes")?);
+                    most = most.max(gateway.total("bosphorus_sessions_held_bytes")?);
                     ensure!(most < LIMIT + 3.0 * MIB, "{most} bytes are held");
                     tokio::time::sleep(Duration::from_millis(10)).await;
                 }
@@ -145,11 +145,11 @@ fn ended_for_memory(gateway: &Gateway) -> Result<f64> {
 
 async fn held(gateway: &Gateway, is_so: impl Fn(f64) -> bool) -> Result {
     eventually("the sum of what is held", async || {
-        let held = gateway.metric("bosphorus_sessions_held_bytes").ok()?;
+        let held = gateway.total("bosphorus_sessions_held_bytes").ok()?;
         is_so(held).then_some(())
     })
     .await
-    .with_context(|| gateway.metric("bosphorus_sessions_held_bytes").unwrap_or(-1.0).to_string())
+    .with_context(|| gateway.total("bosphorus_sessions_held_bytes").unwrap_or(-1.0).to_string())
 }
 
 /// Waits until the heap is that small again.

@@ -4,9 +4,13 @@
 #![expect(clippy::unwrap_used, reason = "the test authority's helpers may panic")]
 
 mod common;
+#[path = "truth/cpu.rs"]
+mod cpu;
 #[allow(dead_code, reason = "shared with tests/upstream.rs")]
 #[path = "common/pki.rs"]
 mod pki;
+#[path = "truth/quantiles.rs"]
+mod quantiles;
 
 use std::fmt::Write as _;
 use std::net::SocketAddr;
@@ -101,6 +105,20 @@ struct Way {
 }
 
 impl Way {
+    /// Every one.
+    fn all() -> [Self; 7] {
+        let way = |transport, tls, http2| Self { transport, tls, http2 };
+        [
+            way(Transport::Ws, false, false),
+            way(Transport::WsLegacy, false, false),
+            way(Transport::Bosh, false, false),
+            way(Transport::Ws, true, false),
+            way(Transport::WsLegacy, true, false),
+            way(Transport::Bosh, true, false),
+            way(Transport::Bosh, true, true),
+        ]
+    }
+
     /// The labels of its figures.
     fn labels(&self) -> (&'static str, &'static str) {
         let transport = match self.transport {
@@ -144,6 +162,8 @@ async fn compare(
     } else {
         address
     };
+    // What can be read in front of TLS and of HTTP/2.
+    let (front, said) = relay(front).await?;
     let url = match way.transport {
         Transport::Bosh => format!("http://{front}/http-bind"),
         _ => format!("ws://{front}/ws"),
@@ -188,15 +208,14 @@ async fn compare(
         (missed <= late * counts[0] && ours[1] == counts[2]).then_some(counts)
     })
     .await;
-    let Ok([connections, to_gateway, to_client, posts]) = bytes else {
+    let Ok([connections, to_gateway, to_client, _]) = bytes else {
         anyhow::bail!("{}: {last}", way.name());
     };
     let ours = of("client_connections_total", &http_label)? as u64;
     ensure!(ours == connections, "{}: {ours} connections, not {connections}", way.name());
     let requests = of("http_requests_total", &http_label)? as u64;
-    let expected = match (way.transport, way.tls) {
-        (Transport::Bosh, false) => posts,
-        (Transport::Bosh, true) => requests.max(MESSAGES as u64),
+    let expected = match way.transport {
+        Transport::Bosh => said.counts()[3],
         _ => connections,
     };
     ensure!(requests == expected, "{}: {requests} requests, not {expected}", way.name());
@@ -264,16 +283,7 @@ fn figures_are_what_an_observer_counts() -> Result {
             "µs both",
             "µs round"
         );
-        let way = |transport, tls, http2| Way { transport, tls, http2 };
-        for way in [
-            way(Transport::Ws, false, false),
-            way(Transport::WsLegacy, false, false),
-            way(Transport::Bosh, false, false),
-            way(Transport::Ws, true, false),
-            way(Transport::WsLegacy, true, false),
-            way(Transport::Bosh, true, false),
-            way(Transport::Bosh, true, true),
-        ] {
+        for way in Way::all() {
             table += &compare(&way, &server, &ca, &directory).await?;
             table.push('\n');
         }

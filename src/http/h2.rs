@@ -163,6 +163,7 @@ async fn answer<S, B>(
     B: MessageBody,
 {
     let head_only = head.method == http::Method::HEAD;
+    let meter = Rc::clone(&entered.meter);
     let Some(request) = request(head, body, entered) else {
         respond.send_reset(Reason::PROTOCOL_ERROR);
         return;
@@ -170,8 +171,10 @@ async fn answer<S, B>(
     // Boxed: it is gone when the answer is there, which may take a minute to leave.
     let mut call = Box::pin(app.call(request));
     let called = poll_fn(|cx| {
+        let before = meter.under_way();
         if let Poll::Ready(called) = call.as_mut().poll(cx) {
-            return Poll::Ready(Some(called));
+            // Not under way yet: the head goes first, the body as the windows open.
+            return Poll::Ready(Some((called, meter.set_aside(before))));
         }
         // By the client, or because the connection has ended.
         respond.poll_reset(cx).map(|_| None)
@@ -179,11 +182,14 @@ async fn answer<S, B>(
     .await;
     drop(call);
     // An error is a stream or a connection that has ended.
-    let _ = match called {
-        None => Ok(()),
-        Some(Ok(response)) => send(response.into(), respond, head_only, stall).await,
-        Some(Err(error)) => send(error.into(), respond, head_only, stall).await,
+    let Some((called, read)) = called else { return };
+    let sent = match called {
+        Ok(response) => send(response.into(), respond, head_only, stall).await,
+        Err(error) => send(error.into(), respond, head_only, stall).await,
     };
+    if sent.is_ok_and(|whole| whole) {
+        meter.handed_over(read);
+    }
 }
 
 /// A request as actix knows it.
@@ -226,38 +232,39 @@ fn response(status: u16, headers: &HeaderMap, size: BodySize) -> Option<http::Re
     response.body(()).ok()
 }
 
+/// Hands an answer to `h2`, as the client takes it; false if it was not handed over whole.
 async fn send<B: MessageBody>(
     answer: Response<B>,
     mut respond: SendResponse<Bytes>,
     head_only: bool,
     stall: Duration,
-) -> Result<(), h2::Error> {
+) -> Result<bool, h2::Error> {
     let (head, body) = answer.into_parts();
     let size = body.size();
     let Some(response) = response(head.status().as_u16(), head.headers(), size) else {
         respond.send_reset(Reason::INTERNAL_ERROR);
-        return Ok(());
+        return Ok(false);
     };
     let is_over = head_only || size.is_eof();
     let mut stream = respond.send_response(response, is_over)?;
     if is_over {
-        return Ok(());
+        return Ok(true);
     }
     let body = match body.try_into_bytes() {
-        Ok(whole) => return send_bytes(&mut stream, whole, true, stall).await.map(drop),
+        Ok(whole) => return send_bytes(&mut stream, whole, true, stall).await,
         Err(body) => body,
     };
     let mut body = pin!(body);
     while let Some(piece) = poll_fn(|cx| body.as_mut().poll_next(cx)).await {
         let Ok(bytes) = piece.map_err(Into::<Box<dyn Error>>::into) else {
             stream.send_reset(Reason::INTERNAL_ERROR);
-            return Ok(());
+            return Ok(false);
         };
         if !send_bytes(&mut stream, bytes, false, stall).await? {
-            return Ok(());
+            return Ok(false);
         }
     }
-    stream.send_data(Bytes::new(), true)
+    stream.send_data(Bytes::new(), true).map(|()| true)
 }
 
 /// Sends all of it as the client's windows open; false if they do not.

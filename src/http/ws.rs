@@ -25,6 +25,7 @@ use crate::metrics::Upgrade;
 use crate::proto::handshake::{self, Verdict};
 use crate::session::meter::Meter;
 use crate::session::run::Run;
+use crate::session::timed::Timed;
 use crate::session::timer::clock;
 use crate::session::worker::{self, NoPlace, Worker};
 use crate::upstream;
@@ -182,6 +183,7 @@ impl Hook {
             domain = tracing::field::Empty,
         );
         let worker = Rc::clone(&self.worker);
+        let connection = Rc::clone(&meter);
         let run = Run::new(
             worker,
             live,
@@ -193,7 +195,7 @@ impl Hook {
             (meter, begun),
             clock(),
         );
-        actix_rt::spawn(run);
+        actix_rt::spawn(Timed::new(run, connection));
         Ok(())
     }
 }

@@ -2,7 +2,7 @@
 
 use prometheus::{IntCounter, IntGauge, Registry};
 
-use super::int_counter_vec;
+use super::{Transport, int_counter_vec, int_gauge_vec};
 
 /// A limit at which somebody was refused or ended; its name is its key in the configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -103,7 +103,24 @@ pub struct LimitMetrics {
     hits: [IntCounter; Limit::ALL.len()],
     proxy_headers: [IntCounter; ProxyHeader::ALL.len()],
     /// Bytes that sessions hold, as far as they have told (see `session::budget`).
-    pub held: IntGauge,
+    pub held: Held,
+}
+
+/// Bytes that the sessions of each transport hold.
+#[derive(Debug)]
+pub struct Held([IntGauge; Transport::ALL.len()]);
+
+impl Held {
+    /// Sessions of that transport hold so many more, or fewer.
+    pub fn add(&self, transport: Transport, bytes: i64) {
+        self.0[transport as usize].add(bytes);
+    }
+
+    /// What all sessions hold.
+    #[must_use]
+    pub fn get(&self) -> i64 {
+        self.0.iter().map(IntGauge::get).sum()
+    }
 }
 
 impl LimitMetrics {
@@ -120,13 +137,14 @@ impl LimitMetrics {
             "Connections from listen.proxy_protocol by what they began with",
             &["outcome"],
         )?;
-        let held = IntGauge::new(
+        let held = int_gauge_vec(
+            registry,
             "bosphorus_sessions_held_bytes",
-            "Bytes in the queues and buffers of all sessions, which limits.memory bounds",
+            "Bytes in the queues and buffers of sessions, which together limits.memory bounds",
+            &["transport"],
         )?;
-        registry.register(Box::new(held.clone()))?;
         Ok(Self {
-            held,
+            held: Held(Transport::ALL.map(|of| held.with_label_values(&[of.label()]))),
             hits: Limit::ALL.map(|limit| hits.with_label_values(&[limit.key()])),
             proxy_headers: ProxyHeader::ALL
                 .map(|outcome| proxy_headers.with_label_values(&[outcome.label()])),

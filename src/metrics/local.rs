@@ -18,6 +18,7 @@ use prometheus::proto::{
 };
 
 use super::bosh::WHYS;
+use super::cpu::{Draw, Stopwatch};
 use super::{KINDS, MEASURES, Transport};
 use crate::proto::bosh::Why;
 use crate::proto::stream::Flow;
@@ -71,19 +72,28 @@ impl Carried {
         Self::BoshOverH2,
     ];
 
+    /// What it is of; `None` for nothing that is known.
+    pub(crate) fn transport(self) -> Option<Transport> {
+        match self {
+            Self::Nothing | Self::NothingOverH2 => None,
+            Self::Websocket => Some(Transport::Websocket),
+            Self::WebsocketLegacy => Some(Transport::WebsocketLegacy),
+            Self::Bosh | Self::BoshOverH2 => Some(Transport::Bosh),
+        }
+    }
+
     /// The labels `transport` and `http`.
     fn labels(self) -> [(&'static str, &'static str); 2] {
-        let (transport, http) = match self {
-            Self::Nothing => ("none", "1.1"),
-            Self::NothingOverH2 => ("none", "2"),
-            Self::Websocket => (Transport::Websocket.label(), "1.1"),
-            Self::WebsocketLegacy => (Transport::WebsocketLegacy.label(), "1.1"),
-            Self::Bosh => (Transport::Bosh.label(), "1.1"),
-            Self::BoshOverH2 => (Transport::Bosh.label(), "2"),
+        let http = match self {
+            Self::NothingOverH2 | Self::BoshOverH2 => "2",
+            _ => "1.1",
         };
-        [("transport", transport), ("http", http)]
+        [("transport", self.transport().map_or(NONE, Transport::label)), ("http", http)]
     }
 }
+
+/// The value of the label `transport` of what is of none.
+const NONE: &str = "none";
 
 /// A counter with one writer.
 #[derive(Default)]
@@ -206,6 +216,9 @@ pub struct Local {
     taken: Count,
     responses: [Count; WHYS.len()],
     open: Level,
+    draw: Draw,
+    /// Nanoseconds of the processor; the last is of no transport.
+    cpu: [Count; 4],
 }
 
 impl Default for Local {
@@ -225,6 +238,8 @@ impl Default for Local {
             taken: Count::default(),
             responses: Default::default(),
             open: Level::default(),
+            draw: Draw::default(),
+            cpu: Default::default(),
         }
     }
 }
@@ -318,6 +333,19 @@ impl Local {
     /// A connection of which it has just become known what it carries, or that ends without.
     pub(crate) fn connection(&self, carried: Carried) {
         self.connections[carried as usize].add(1);
+    }
+
+    /// A poll of a connection or of a session begins; if it is one of those that are timed, what
+    /// the stopwatch says at its end is for [`Local::spent`].
+    #[inline]
+    pub(crate) fn poll_begins(&self) -> Option<Stopwatch> {
+        if MEASURES { self.draw.next() } else { None }
+    }
+
+    /// So much of the processor was spent on that.
+    pub(crate) fn spent(&self, on: Option<Transport>, time: Duration) {
+        let slot = on.map_or(self.cpu.len() - 1, |transport| transport as usize);
+        self.cpu[slot].add(u64::try_from(time.as_nanos()).unwrap_or_default());
     }
 
     /// A request that was for a session.
@@ -420,7 +448,15 @@ const BOSH_OPEN: Family = (
     &[],
 );
 
-const FAMILIES: [Family; 14] = [
+const CPU: Family = (
+    "bosphorus_cpu_seconds_total",
+    "Processor time of the connections and sessions, estimated from one of 64 of their polls; \
+     transport none is what carried no session. What is in none of them is the process's own: its \
+     event loops, accepting, DNS, scrapes",
+    &["transport"],
+);
+
+const FAMILIES: [Family; 15] = [
     ELEMENTS,
     PAYLOAD,
     WIRE,
@@ -435,6 +471,7 @@ const FAMILIES: [Family; 14] = [
     BOSH_REQUESTS,
     BOSH_RESPONSES,
     BOSH_OPEN,
+    CPU,
 ];
 
 impl Locals {
@@ -523,6 +560,12 @@ impl Collector for Locals {
                 requests.push(counter(&[transport, http], count));
             }
         }
+        let of = Transport::ALL.map(Transport::label).into_iter().chain([NONE]);
+        let cpu = of.enumerate().map(|(slot, label)| {
+            let nanoseconds = sum(&|local| &local.cpu[slot]);
+            seconds(&[("transport", label)], nanoseconds)
+        });
+        let cpu = cpu.collect();
         let waits = vec![histogram(&[], &BOUNDS, |count| sum(&|local| count(&local.waits)))];
         let taken = vec![counter(&[], sum(&|local| &local.taken))];
         let responses = WHYS.map(|why| {
@@ -548,6 +591,7 @@ impl Collector for Locals {
             family(BOSH_REQUESTS, counters, taken),
             family(BOSH_RESPONSES, counters, responses.into()),
             family(BOSH_OPEN, MetricType::GAUGE, vec![open]),
+            family(CPU, counters, cpu),
         ]
     }
 }
@@ -575,9 +619,17 @@ fn sample(labels: &[(&str, &str)]) -> Metric {
 }
 
 fn counter(labels: &[(&str, &str)], count: u64) -> Metric {
+    real(labels, count as f64)
+}
+
+fn seconds(labels: &[(&str, &str)], nanoseconds: u64) -> Metric {
+    real(labels, nanoseconds as f64 / 1e9)
+}
+
+fn real(labels: &[(&str, &str)], value: f64) -> Metric {
     let mut sample = sample(labels);
     let mut counter = Counter::default();
-    counter.set_value(count as f64);
+    counter.set_value(value);
     sample.set_counter(counter);
     sample
 }
@@ -629,6 +681,8 @@ mod tests {
             let time = Duration::from_micros(250);
             worker.delivered(Transport::Websocket, Direction::ToClient, time, 3);
             worker.waited(Duration::from_secs(61));
+            worker.spent(Some(Transport::Bosh), time);
+            worker.spent(None, time);
         }
         let text = text(&registry);
         for line in [
@@ -643,6 +697,9 @@ mod tests {
             "bosphorus_bosh_wait_seconds_bucket{le=\"60\"} 0",
             "bosphorus_bosh_wait_seconds_bucket{le=\"+Inf\"} 2",
             "bosphorus_bosh_wait_seconds_count 2",
+            "bosphorus_cpu_seconds_total{transport=\"bosh\"} 0.0005",
+            "bosphorus_cpu_seconds_total{transport=\"none\"} 0.0005",
+            "bosphorus_cpu_seconds_total{transport=\"websocket\"} 0",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
         }

@@ -6,6 +6,7 @@
 //! them.
 
 mod bosh;
+mod cpu;
 pub mod heap;
 mod http;
 mod limits;

@@ -28,6 +28,7 @@ use super::recorder::record::Recording;
 use super::registry::{Exchange, Mailbox, Registered};
 use super::returns::User;
 use super::run::TURNS;
+use super::timed::{self, Timed};
 use super::timer::{arm, clock};
 use super::worker::{Buffers, Live, Permit, Worker};
 use crate::metrics::{Direction, Limit, MEASURES, Transport};
@@ -84,7 +85,7 @@ pub fn create(
     let (run, answer) =
         Run::new(at, machine, (place, mailbox), permit, (client, origin, begun), now);
     run.recording.created(rid, now);
-    actix_rt::spawn(run);
+    actix_rt::spawn(Timed::new(run, timed::Bosh(Arc::clone(&worker.local))));
     Ok(answer)
 }
 
@@ -613,7 +614,8 @@ impl<M: Driven> Future for Run<M> {
         buffers.trim();
         drop(buffers);
         this.follow(now);
-        let owner = Owner { id: this.id, born: this.opened, waker: cx.waker() };
+        let owner =
+            Owner { id: this.id, born: this.opened, transport: Transport::Bosh, waker: cx.waker() };
         let held = this.held_bytes();
         this.account.publish(budget, held, &owner);
         if this.machine.is_authenticated() {

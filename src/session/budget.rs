@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::task::Waker;
 use std::time::Instant;
 
-use crate::metrics::Metrics;
+use crate::metrics::{Metrics, Transport};
 
 /// Bytes that what a session holds has to change by before anybody is told.
 const GRAIN: usize = 4 * 1024;
@@ -55,6 +55,8 @@ pub(crate) struct Owner<'a> {
     pub(crate) id: u64,
     /// When it began.
     pub(crate) born: Instant,
+    /// What it is carried by.
+    pub(crate) transport: Transport,
     /// Its task.
     pub(crate) waker: &'a Waker,
 }
@@ -63,6 +65,8 @@ pub(crate) struct Owner<'a> {
 #[derive(Debug, Default)]
 pub(crate) struct Account {
     published: usize,
+    /// Under which transport; one may turn out to be another's.
+    of: Option<Transport>,
     /// Its entry in the table.
     heavy: Option<Arc<Heavy>>,
     /// It ends already: what it still holds goes by itself.
@@ -186,11 +190,12 @@ impl Account {
         }
         let held = if held < GRAIN { 0 } else { held };
         self.published = held;
+        let of = *self.of.get_or_insert(owner.transport);
         let change =
             i64::try_from(held).unwrap_or(i64::MAX) - i64::try_from(before).unwrap_or(i64::MAX);
         // Whoever sees the sum has to see whose it is, or another would go for it.
         if change < 0 {
-            budget.metrics.limits.held.add(change);
+            budget.metrics.limits.held.add(of, change);
         }
         match &self.heavy {
             Some(_) if held < HEAVY / 2 || has_ended => self.forget(budget, owner.id),
@@ -201,7 +206,10 @@ impl Account {
             None => {}
         }
         if change > 0 {
-            budget.metrics.limits.held.add(change);
+            budget.metrics.limits.held.add(of, change);
+        }
+        if held == 0 {
+            self.of = None;
         }
         if held > before || has_ended {
             budget.relieve();
@@ -231,8 +239,8 @@ impl Account {
     /// The session called `id` holds nothing any more.
     pub(crate) fn close(&mut self, budget: &Budget, id: u64) {
         let before = std::mem::take(&mut self.published);
-        if before != 0 {
-            budget.metrics.limits.held.sub(i64::try_from(before).unwrap_or(i64::MAX));
+        if let Some(of) = self.of.take() {
+            budget.metrics.limits.held.add(of, -i64::try_from(before).unwrap_or(i64::MAX));
         }
         if self.heavy.is_some() {
             self.forget(budget, id);
@@ -316,7 +324,8 @@ mod tests {
         fn hold(&mut self, budget: &Budget, held: usize) {
             self.held = held;
             let waker = Arc::clone(&self.bell).into();
-            let owner = Owner { id: self.id, born: self.born, waker: &waker };
+            let transport = Transport::ALL[self.id as usize % Transport::ALL.len()];
+            let owner = Owner { id: self.id, born: self.born, transport, waker: &waker };
             self.account.publish(budget, held, &owner);
         }
 

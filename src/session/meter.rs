@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::io::Traffic;
 use crate::metrics::{Carried, Direction, Local, MEASURES, Transport};
@@ -18,6 +18,8 @@ pub struct Meter {
     carried: Cell<Carried>,
     /// Bytes that were counted already: read, and written.
     counted: Cell<(u64, u64)>,
+    /// Nanoseconds of the processor that were spent before it was known what for.
+    spent: Cell<u64>,
     /// When elements were read from servers that answers on their way carry.
     under_way: RefCell<Vec<Instant>>,
 }
@@ -33,6 +35,7 @@ impl Meter {
             over_h2: Cell::default(),
             carried: Cell::default(),
             counted: Cell::default(),
+            spent: Cell::default(),
             under_way: RefCell::default(),
         }
     }
@@ -80,6 +83,7 @@ impl Meter {
             self.carried.set(carried);
             self.local.connection(carried);
             self.count();
+            self.spent(Duration::ZERO);
         }
     }
 
@@ -92,6 +96,27 @@ impl Meter {
         for read in &read {
             self.local.waited(now.saturating_duration_since(*read));
         }
+        self.under_way.borrow_mut().append(&mut read);
+    }
+
+    /// The number of elements that are under way.
+    pub fn under_way(&self) -> usize {
+        self.under_way.borrow().len()
+    }
+
+    /// Those that came after the first so many wait for what writes them, whatever is flushed
+    /// meanwhile.
+    #[must_use]
+    pub fn set_aside(&self, first: usize) -> Vec<Instant> {
+        let mut under_way = self.under_way.borrow_mut();
+        if first >= under_way.len() {
+            return Vec::new();
+        }
+        if first == 0 { std::mem::take(&mut under_way) } else { under_way.split_off(first) }
+    }
+
+    /// They have been written but for a flush.
+    pub fn handed_over(&self, mut read: Vec<Instant>) {
         self.under_way.borrow_mut().append(&mut read);
     }
 
@@ -110,6 +135,23 @@ impl Meter {
             under_way.shrink_to(4);
         }
         self.count();
+    }
+
+    /// The counters of its worker.
+    pub(super) fn local(&self) -> &Local {
+        &self.local
+    }
+
+    /// So much of the processor was spent on it.
+    pub(crate) fn spent(&self, time: Duration) {
+        let before = self.spent.take();
+        match self.carried.get().transport() {
+            None => {
+                let time = u64::try_from(time.as_nanos()).unwrap_or_default();
+                self.spent.set(before.saturating_add(time));
+            }
+            on => self.local.spent(on, Duration::from_nanos(before) + time),
+        }
     }
 
     /// Counts what has passed since the last time, if it is known what it was.
@@ -137,6 +179,7 @@ impl Drop for Meter {
         };
         if self.carried.get() == Carried::Nothing {
             self.local.connection(carried);
+            self.local.spent(None, Duration::from_nanos(self.spent.get()));
         }
         self.count_as(carried);
     }
@@ -147,6 +190,58 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
     use crate::session::timer::clock;
+
+    /// What is written later than something else of the same answer has arrived no sooner.
+    #[test]
+    fn elements_arrive_with_their_answer() {
+        let metrics = Metrics::register().unwrap();
+        let meter = Meter::new(metrics.local(), clock());
+        let arrived = || {
+            let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+            let sample =
+                "bosphorus_delivery_seconds_count{direction=\"to_client\",transport=\"bosh\"} ";
+            text.lines().find_map(|line| line.strip_prefix(sample)).unwrap().to_owned()
+        };
+        meter.send(vec![clock()], clock());
+        let before = meter.under_way();
+        assert!(meter.set_aside(before).is_empty());
+        meter.send(vec![clock(); 2], clock());
+        let answer = meter.set_aside(before);
+        meter.flushed(clock);
+        assert_eq!((answer.len(), arrived()), (2, "1".to_owned()));
+        meter.handed_over(answer);
+        assert_eq!(arrived(), "1");
+        meter.flushed(clock);
+        assert_eq!(arrived(), "3");
+    }
+
+    /// Processor time is of what the connection turns out to carry.
+    #[test]
+    fn time_is_of_what_the_connection_carries() {
+        let metrics = Metrics::register().unwrap();
+        let local = metrics.local();
+        let has = |line: &str| {
+            let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+            text.lines().any(|it| it == format!("bosphorus_cpu_seconds_total{line}"))
+        };
+        let second = Duration::from_secs(1);
+        let meter = Meter::new(Arc::clone(&local), clock());
+        meter.spent(second);
+        assert!(has("{transport=\"none\"} 0"));
+        meter.bosh();
+        assert!(has("{transport=\"bosh\"} 1"));
+        meter.spent(second);
+        assert!(has("{transport=\"bosh\"} 2"));
+        meter.upgraded();
+        meter.spent(second);
+        meter.websocket(Transport::Websocket);
+        meter.spent(second);
+        assert!(has("{transport=\"websocket\"} 2") && has("{transport=\"bosh\"} 2"));
+        let meter = Meter::new(local, clock());
+        meter.spent(second);
+        drop(meter);
+        assert!(has("{transport=\"none\"} 1"));
+    }
 
     /// What came before it was known what for is counted as that; what never is, as nothing.
     #[test]

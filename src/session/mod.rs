@@ -19,5 +19,6 @@ pub mod recorder;
 pub mod registry;
 pub mod returns;
 pub mod run;
+pub(crate) mod timed;
 pub(crate) mod timer;
 pub mod worker;

@@ -558,7 +558,8 @@ impl Future for Run {
         drop(buffers);
         this.meter.count();
         this.follow(now);
-        let owner = Owner { id: this.id, born: this.opened, waker: cx.waker() };
+        let transport = this.transport.unwrap_or(Transport::Websocket);
+        let owner = Owner { id: this.id, born: this.opened, transport, waker: cx.waker() };
         let held = this.held_bytes();
         this.account.publish(budget, held, &owner);
         if this.machine.is_authenticated() {

@@ -591,10 +591,10 @@ mod tests {
         let one = admit("192.0.2.1");
         assert!(one.is_ok() && admit("192.0.2.9").is_err(), "the limit is another");
         drop(one);
-        metrics.limits.held.set((1 << 20) + 1);
+        metrics.limits.held.add(Transport::Bosh, (1 << 20) + 1);
         let over_budget = Err(NoPlace::Limit(Limit::Memory));
         assert_eq!(admit("192.0.2.9").map(drop), over_budget, "what there is takes all memory");
-        metrics.limits.held.set(1 << 20);
+        metrics.limits.held.add(Transport::Bosh, -1);
         assert!(admit("192.0.2.9").is_ok());
         sessions.drain(Drain { begun: now, window: Duration::ZERO });
         assert_eq!(sessions.admit(None, now).map(drop), Err(NoPlace::Draining));

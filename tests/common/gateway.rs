@@ -141,6 +141,16 @@ impl Gateway {
         Ok(line.map(str::parse).transpose()?.unwrap_or(0.0))
     }
 
+    /// The sum of all samples of a family.
+    pub fn total(&self, family: &str) -> Result<f64> {
+        let metrics = self.metrics()?;
+        let samples = metrics.lines().filter_map(|line| {
+            let rest = line.strip_prefix(family).filter(|rest| rest.starts_with([' ', '{']))?;
+            rest.rsplit(' ').next()
+        });
+        samples.map(|value| Ok(value.parse::<f64>()?)).sum()
+    }
+
     /// Resident memory in bytes: all of it, and the part that is not shared with other processes.
     pub fn resident(&self) -> Result<Resident> {
         let id = self.process()?.id();

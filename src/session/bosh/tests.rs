@@ -622,7 +622,10 @@ fn who_holds_most_is_ended() {
         let metrics = worker.0.shared.metrics.render().expect("text");
         let metrics = String::from_utf8(metrics).expect("UTF-8");
         assert!(metrics.contains("bosphorus_limit_hits_total{limit=\"memory\"} 1\n"));
-        assert!(metrics.contains("bosphorus_sessions_held_bytes 1048576\n"), "{metrics}");
+        assert!(
+            metrics.contains("bosphorus_sessions_held_bytes{transport=\"bosh\"} 1048576\n"),
+            "{metrics}"
+        );
         drop(small.send(Do::End));
         small.task.await.expect("its end");
         assert_eq!(worker.0.shared.metrics.limits.held.get(), 0);

@@ -26,6 +26,7 @@ const wire = (span, transport) => span.count("bosphorus_wire_bytes_total", { tra
 const opened = (span, transport) => span.count("bosphorus_sessions_opened_total", { transport });
 const requests = (span, transport) => span.count("bosphorus_http_requests_total", { transport });
 const connections = (span, transport) => span.count("bosphorus_client_connections_total", { transport });
+const cpu = (span, transport) => span.count("bosphorus_cpu_seconds_total", { transport });
 const delivery = (span, transport, direction) => span.histogram("bosphorus_delivery_seconds", { transport, direction });
 
 /** A percentile, as a number or null. */
@@ -70,6 +71,8 @@ const GROUPS = [
       { id: "requests-per-element", title: "HTTP requests per element", hint: "upgrades, and the POSTs of BOSH", value: (span, transport) => per(requests(span, transport), elements(span, transport)), format: plain },
       { id: "connections-per-element", title: "Connections per element", value: (span, transport) => per(connections(span, transport), elements(span, transport)), format: plain },
       { id: "connections-per-session", title: "Connections per session opened", value: (span, transport) => per(connections(span, transport), opened(span, transport)), format: plain },
+      // Nothing, while none of the polls was one that is timed.
+      { id: "cpu-per-element", title: "Processor time per element", hint: "estimated from one of 64 polls", value: (span, transport) => per(cpu(span, transport), elements(span, transport)) || null, format: seconds },
     ],
   },
   { title: "Time through the gateway, to the server", rows: latencies("to_server") },
