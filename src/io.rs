@@ -11,6 +11,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
+use rustls::HandshakeKind;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
@@ -79,6 +80,16 @@ impl Io {
     /// Whether the bytes are encrypted.
     pub fn is_secure(&self) -> bool {
         matches!(self, Self::Tls(_))
+    }
+
+    /// Whether the TLS handshake resumed an earlier session (RFC 8446 §2.2), if there was one.
+    pub fn is_resumed(&self) -> Option<bool> {
+        match self {
+            Self::Tls(stream) => {
+                Some(stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed))
+            }
+            _ => None,
+        }
     }
 
     /// The address of the other end, if it is one of TCP that is still there.

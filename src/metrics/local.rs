@@ -160,6 +160,8 @@ pub struct Local {
     wire: [[Count; 2]; 6],
     connections: [Count; 6],
     requests: [Count; 6],
+    /// Full, and resumed.
+    handshakes: [[Count; 2]; 6],
     delivery: [[Histogram; 2]; 3],
     waits: Histogram,
     undelivered: [Count; 3],
@@ -176,6 +178,7 @@ impl Default for Local {
             wire: Default::default(),
             connections: Default::default(),
             requests: Default::default(),
+            handshakes: Default::default(),
             delivery: Default::default(),
             waits: Histogram::default(),
             undelivered: Default::default(),
@@ -258,6 +261,12 @@ impl Local {
         self.connections[carried as usize].add(1);
     }
 
+    /// The TLS handshake of a connection of which it has just become known what it carries, or that
+    /// ends without.
+    pub(crate) fn handshake(&self, carried: Carried, resumed: bool) {
+        self.handshakes[carried as usize][usize::from(resumed)].add(1);
+    }
+
     /// A request that was for a session.
     pub(crate) fn request(&self, carried: Carried) {
         self.requests[carried as usize].add(1);
@@ -304,6 +313,12 @@ const CONNECTIONS: Family = (
      proxy uses for both transports is one of each",
     &["transport", "http"],
 );
+const HANDSHAKES: Family = (
+    "bosphorus_client_tls_handshakes_total",
+    "TLS handshakes of clients that came to their end, counted when it is known what the connection \
+     carries, or at its end; one that resumes an earlier session costs no signature",
+    &["transport", "http", "resumed"],
+);
 const REQUESTS: Family = (
     "bosphorus_http_requests_total",
     "HTTP requests that sessions got: POSTs of BOSH, upgrades after which a stream was opened",
@@ -345,11 +360,12 @@ const BOUND: Family = (
     &["transport"],
 );
 
-const FAMILIES: [Family; 11] = [
+const FAMILIES: [Family; 12] = [
     ELEMENTS,
     PAYLOAD,
     WIRE,
     CONNECTIONS,
+    HANDSHAKES,
     REQUESTS,
     DELIVERY,
     WAITS,
@@ -421,6 +437,7 @@ impl Collector for Locals {
         }
         let mut wire = Vec::new();
         let mut connections = Vec::new();
+        let mut handshakes = Vec::new();
         let mut requests = Vec::new();
         for carried in Carried::ALL {
             let [transport, http] = carried.labels();
@@ -431,6 +448,11 @@ impl Collector for Locals {
             }
             let count = sum(&|local| &local.connections[carried as usize]);
             connections.push(counter(&[transport, http], count));
+            for (at, resumed) in ["no", "yes"].into_iter().enumerate() {
+                let labels = [transport, http, ("resumed", resumed)];
+                let count = sum(&|local| &local.handshakes[carried as usize][at]);
+                handshakes.push(counter(&labels, count));
+            }
             if !matches!(carried, Carried::Nothing | Carried::NothingOverH2) {
                 let count = sum(&|local| &local.requests[carried as usize]);
                 requests.push(counter(&[transport, http], count));
@@ -443,6 +465,7 @@ impl Collector for Locals {
             family(PAYLOAD, counters, payload),
             family(WIRE, counters, wire),
             family(CONNECTIONS, counters, connections),
+            family(HANDSHAKES, counters, handshakes),
             family(REQUESTS, counters, requests),
             family(DELIVERY, MetricType::HISTOGRAM, delivery),
             family(WAITS, MetricType::HISTOGRAM, waits),

@@ -15,6 +15,8 @@ pub struct Meter {
     traffic: Arc<Traffic>,
     accepted: Instant,
     over_h2: Cell<bool>,
+    /// Whether its TLS handshake resumed an earlier one, until that is counted.
+    resumed: Cell<Option<bool>>,
     carried: Cell<Carried>,
     /// Bytes that were counted already: read, and written.
     counted: Cell<(u64, u64)>,
@@ -31,6 +33,7 @@ impl Meter {
             traffic: Arc::default(),
             accepted: now,
             over_h2: Cell::default(),
+            resumed: Cell::default(),
             carried: Cell::default(),
             counted: Cell::default(),
             under_way: RefCell::default(),
@@ -48,6 +51,11 @@ impl Meter {
     #[must_use]
     pub fn begun(&self, now: Instant) -> Instant {
         if self.carried.get() == Carried::Nothing { self.accepted } else { now }
+    }
+
+    /// Its TLS handshake has ended, if it has any, and resumed an earlier one or not.
+    pub fn over_tls(&self, resumed: Option<bool>) {
+        self.resumed.set(resumed);
     }
 
     /// It speaks HTTP/2.
@@ -78,8 +86,15 @@ impl Meter {
         self.local.request(carried);
         if self.carried.get() == Carried::Nothing {
             self.carried.set(carried);
-            self.local.connection(carried);
+            self.began(carried);
             self.count();
+        }
+    }
+
+    fn began(&self, carried: Carried) {
+        self.local.connection(carried);
+        if let Some(resumed) = self.resumed.take() {
+            self.local.handshake(carried, resumed);
         }
     }
 
@@ -130,7 +145,7 @@ impl Drop for Meter {
             (carried, _) => carried,
         };
         if self.carried.get() == Carried::Nothing {
-            self.local.connection(carried);
+            self.began(carried);
         }
         self.count_as(carried);
     }
@@ -141,6 +156,41 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
     use crate::session::timer::clock;
+
+    /// A handshake is counted once, whatever a proxy uses the connection for later.
+    #[test]
+    fn handshakes_are_of_what_the_connection_carries() {
+        let metrics = Metrics::register().unwrap();
+        let local = metrics.local();
+        let connection = |resumed| {
+            let meter = Meter::new(Arc::clone(&local), clock());
+            meter.over_tls(resumed);
+            meter
+        };
+        let used_again = connection(Some(true));
+        used_again.bosh();
+        used_again.bosh();
+        used_again.upgraded();
+        used_again.websocket(Transport::Websocket);
+        connection(Some(false)).websocket(Transport::WebsocketLegacy);
+        connection(None).bosh();
+        connection(Some(false)).over_h2();
+        drop(used_again);
+        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        let family = "bosphorus_client_tls_handshakes_total{";
+        let counted: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(family)?.strip_suffix("} 1"))
+            .collect();
+        assert_eq!(
+            counted,
+            [
+                "http=\"1.1\",resumed=\"no\",transport=\"websocket_legacy\"",
+                "http=\"1.1\",resumed=\"yes\",transport=\"bosh\"",
+                "http=\"2\",resumed=\"no\",transport=\"none\"",
+            ]
+        );
+    }
 
     /// What came before it was known what for is counted as that; what never is, as nothing.
     #[test]
