@@ -162,12 +162,15 @@ pub struct Local {
     requests: [Count; 6],
     /// Full, and resumed.
     handshakes: [[Count; 2]; 6],
+    rtt: [Histogram; 6],
+    retransmits: [Count; 6],
     delivery: [[Histogram; 2]; 3],
     waits: Histogram,
     undelivered: [Count; 3],
     returns: [Count; 3],
     silence: [Histogram; 3],
     bound: [Histogram; 3],
+    first: [Histogram; 3],
 }
 
 impl Default for Local {
@@ -179,12 +182,15 @@ impl Default for Local {
             connections: Default::default(),
             requests: Default::default(),
             handshakes: Default::default(),
+            rtt: Default::default(),
+            retransmits: Default::default(),
             delivery: Default::default(),
             waits: Histogram::default(),
             undelivered: Default::default(),
             returns: Default::default(),
             silence: [(); 3].map(|()| Histogram::new(&SLOW_BOUNDS)),
             bound: [(); 3].map(|()| Histogram::new(&SLOW_BOUNDS)),
+            first: [(); 3].map(|()| Histogram::new(&SLOW_BOUNDS)),
         }
     }
 }
@@ -245,6 +251,12 @@ impl Local {
         self.bound[transport as usize].observe(time, 1);
     }
 
+    /// The first stanza since a resource was bound was handed to the kernel so long after the client
+    /// had begun.
+    pub(crate) fn first(&self, transport: Transport, time: Duration) {
+        self.first[transport as usize].observe(time, 1);
+    }
+
     /// A client was noticed to be lost so long after the last sign of it.
     pub(crate) fn lost(&self, transport: Transport, silence: Duration) {
         self.silence[transport as usize].observe(silence, 1);
@@ -265,6 +277,18 @@ impl Local {
     /// ends without.
     pub(crate) fn handshake(&self, carried: Carried, resumed: bool) {
         self.handshakes[carried as usize][usize::from(resumed)].add(1);
+    }
+
+    /// The kernel takes this to be the round-trip time of a connection.
+    pub(crate) fn rtt(&self, carried: Carried, rtt: Duration) {
+        self.rtt[carried as usize].observe(rtt, 1);
+    }
+
+    /// Segments of a connection that the kernel has sent more than once.
+    pub(crate) fn retransmits(&self, carried: Carried, segments: u32) {
+        if segments > 0 {
+            self.retransmits[carried as usize].add(u64::from(segments));
+        }
     }
 
     /// A request that was for a session.
@@ -319,6 +343,19 @@ const HANDSHAKES: Family = (
      carries, or at its end; one that resumes an earlier session costs no signature",
     &["transport", "http", "resumed"],
 );
+const RTT: Family = (
+    "bosphorus_client_rtt_seconds",
+    "Smoothed round-trip time of TCP as the kernel has it (Linux), of connections that carry sessions: \
+     read at their end, and at most once a minute while something passes; behind a proxy that to \
+     the proxy",
+    &["transport", "http"],
+);
+const RETRANSMITS: Family = (
+    "bosphorus_client_retransmits_total",
+    "TCP segments that the kernel has sent to clients more than once (Linux), of connections that \
+     carried sessions, counted at their end",
+    &["transport", "http"],
+);
 const REQUESTS: Family = (
     "bosphorus_http_requests_total",
     "HTTP requests that sessions got: POSTs of BOSH, upgrades after which a stream was opened",
@@ -360,12 +397,21 @@ const BOUND: Family = (
     &["transport"],
 );
 
-const FAMILIES: [Family; 12] = [
+const FIRST: Family = (
+    "bosphorus_first_stanza_seconds",
+    "Time from the beginning of bosphorus_session_bound_seconds until the first stanza of the server \
+     behind the binding was handed to the kernel for the client",
+    &["transport"],
+);
+
+const FAMILIES: [Family; 15] = [
     ELEMENTS,
     PAYLOAD,
     WIRE,
     CONNECTIONS,
     HANDSHAKES,
+    RTT,
+    RETRANSMITS,
     REQUESTS,
     DELIVERY,
     WAITS,
@@ -373,6 +419,7 @@ const FAMILIES: [Family; 12] = [
     RETURNS,
     SILENCE,
     BOUND,
+    FIRST,
 ];
 
 impl Locals {
@@ -412,6 +459,7 @@ impl Collector for Locals {
         let mut returns = Vec::new();
         let mut silence = Vec::new();
         let mut bound = Vec::new();
+        let mut first = Vec::new();
         for transport in Transport::ALL {
             let (label, t) = ([("transport", transport.label())], transport as usize);
             returns.push(counter(&label, sum(&|local| &local.returns[t])));
@@ -421,6 +469,9 @@ impl Collector for Locals {
             }));
             bound.push(histogram(&label, &SLOW_BOUNDS, |count| {
                 sum(&|local| count(&local.bound[t]))
+            }));
+            first.push(histogram(&label, &SLOW_BOUNDS, |count| {
+                sum(&|local| count(&local.first[t]))
             }));
             for direction in Direction::ALL {
                 let labels = [("transport", transport.label()), ("direction", direction.label())];
@@ -438,6 +489,8 @@ impl Collector for Locals {
         let mut wire = Vec::new();
         let mut connections = Vec::new();
         let mut handshakes = Vec::new();
+        let mut rtt = Vec::new();
+        let mut retransmits = Vec::new();
         let mut requests = Vec::new();
         for carried in Carried::ALL {
             let [transport, http] = carried.labels();
@@ -456,6 +509,11 @@ impl Collector for Locals {
             if !matches!(carried, Carried::Nothing | Carried::NothingOverH2) {
                 let count = sum(&|local| &local.requests[carried as usize]);
                 requests.push(counter(&[transport, http], count));
+                rtt.push(histogram(&[transport, http], &BOUNDS, |count| {
+                    sum(&|local| count(&local.rtt[carried as usize]))
+                }));
+                let count = sum(&|local| &local.retransmits[carried as usize]);
+                retransmits.push(counter(&[transport, http], count));
             }
         }
         let waits = vec![histogram(&[], &BOUNDS, |count| sum(&|local| count(&local.waits)))];
@@ -466,6 +524,8 @@ impl Collector for Locals {
             family(WIRE, counters, wire),
             family(CONNECTIONS, counters, connections),
             family(HANDSHAKES, counters, handshakes),
+            family(RTT, MetricType::HISTOGRAM, rtt),
+            family(RETRANSMITS, counters, retransmits),
             family(REQUESTS, counters, requests),
             family(DELIVERY, MetricType::HISTOGRAM, delivery),
             family(WAITS, MetricType::HISTOGRAM, waits),
@@ -473,6 +533,7 @@ impl Collector for Locals {
             family(RETURNS, counters, returns),
             family(SILENCE, MetricType::HISTOGRAM, silence),
             family(BOUND, MetricType::HISTOGRAM, bound),
+            family(FIRST, MetricType::HISTOGRAM, first),
         ]
     }
 }

@@ -2,10 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use crate::io::Traffic;
 use crate::metrics::{Carried, Direction, Local, Transport};
+
+/// How often the round-trip time of a connection is read that lasts.
+const RTT_INTERVAL: Duration = Duration::from_secs(60);
 
 /// The bytes of one connection, brought to the counters of its worker under what it carries. What
 /// passes before that is known (the handshake of TLS, the first request) waits for it.
@@ -20,8 +23,13 @@ pub struct Meter {
     carried: Cell<Carried>,
     /// Bytes that were counted already: read, and written.
     counted: Cell<(u64, u64)>,
-    /// When elements were read from servers that answers on their way carry.
+    /// When elements were read from servers that answers on their way carry. Before those, when the
+    /// clients began whose first stanzas are among them.
     under_way: RefCell<Vec<Instant>>,
+    /// The number of these.
+    firsts: Cell<u16>,
+    /// The intervals that had passed when the round-trip time was asked for last.
+    intervals: Cell<u16>,
 }
 
 impl Meter {
@@ -37,6 +45,8 @@ impl Meter {
             carried: Cell::default(),
             counted: Cell::default(),
             under_way: RefCell::default(),
+            firsts: Cell::default(),
+            intervals: Cell::default(),
         }
     }
 
@@ -99,8 +109,13 @@ impl Meter {
     }
 
     /// An answer is on its way at `now`, with elements that were read from the server at these
-    /// times.
-    pub fn send(&self, mut read: Vec<Instant>, now: Instant) {
+    /// times. If the first stanza of a session is among them (`first`), the first time is that at
+    /// which its client began.
+    pub fn send(&self, mut read: Vec<Instant>, first: bool, now: Instant) {
+        if first && !read.is_empty() {
+            let before = self.firsts.replace(self.firsts.get().saturating_add(1));
+            self.under_way.borrow_mut().insert(usize::from(before), read.remove(0));
+        }
         for read in &read {
             self.local.waited(now.saturating_duration_since(*read));
         }
@@ -112,6 +127,9 @@ impl Meter {
         let mut under_way = self.under_way.borrow_mut();
         if !under_way.is_empty() {
             let now = now();
+            for begun in under_way.drain(..usize::from(self.firsts.take())) {
+                self.local.first(Transport::Bosh, now.saturating_duration_since(begun));
+            }
             for read in under_way.drain(..) {
                 let time = now.saturating_duration_since(read);
                 self.local.delivered(Transport::Bosh, Direction::ToClient, time, 1);
@@ -123,8 +141,12 @@ impl Meter {
 
     /// Counts what has passed since the last time, if it is known what it was.
     pub fn count(&self) {
-        if self.carried.get() != Carried::Nothing {
-            self.count_as(self.carried.get());
+        let carried = self.carried.get();
+        if carried != Carried::Nothing {
+            self.count_as(carried);
+            if let Some(rtt) = self.traffic.take_rtt() {
+                self.local.rtt(carried, rtt);
+            }
         }
     }
 
@@ -136,18 +158,34 @@ impl Meter {
             self.local.wire(carried, read, written);
         }
     }
+
+    /// Something happens on the connection at `now`: from time to time the way of what is written
+    /// next is looked at. It is not worth a timer.
+    pub fn passing(&self, now: Instant) {
+        let age = now.saturating_duration_since(self.accepted).as_secs();
+        // After 45 days from the start again.
+        let intervals = (age / RTT_INTERVAL.as_secs()) as u16;
+        if self.intervals.replace(intervals) != intervals {
+            self.traffic.want_rtt();
+        }
+    }
 }
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        let carried = match (self.carried.get(), self.over_h2.get()) {
-            (Carried::Nothing, true) => Carried::NothingOverH2,
-            (carried, _) => carried,
-        };
-        if self.carried.get() == Carried::Nothing {
-            self.began(carried);
+        // The socket has ended before this.
+        match self.carried.get() {
+            Carried::Nothing => {
+                let over_h2 = self.over_h2.get();
+                let nothing = if over_h2 { Carried::NothingOverH2 } else { Carried::Nothing };
+                self.began(nothing);
+                self.count_as(nothing);
+            }
+            carried => {
+                self.count();
+                self.local.retransmits(carried, self.traffic.retransmits());
+            }
         }
-        self.count_as(carried);
     }
 }
 

@@ -75,6 +75,8 @@ pub struct Run {
     registered: bool,
     /// The recording says why it ends.
     ending: bool,
+    /// The first stanza since a resource was bound is among what the client's socket has not taken.
+    first: bool,
     stage: Stage,
     recording: Recording,
     /// What it holds.
@@ -124,6 +126,7 @@ impl Run {
             drained: false,
             registered: false,
             ending: false,
+            first: false,
             stage: Stage::default(),
             recording,
             account: Account::default(),
@@ -402,8 +405,9 @@ impl Run {
     }
 
     /// The number of elements that passed to the server, and to the client.
-    fn count(&self, buffers: &mut Buffers, now: Instant) -> [u32; 2] {
+    fn count(&mut self, buffers: &mut Buffers, now: Instant) -> [u32; 2] {
         let tally = std::mem::take(&mut buffers.out.tally);
+        self.first |= tally.first;
         self.worker.count(self.transport, &tally);
         self.recording.count(&tally, now);
         if tally.failures > 0 {
@@ -415,6 +419,13 @@ impl Run {
     /// After a write: elements that passed, and were read at `now`, have arrived or wait.
     fn settle(&mut self, [to_server, to_client]: [u32; 2], client: Taken, now: Instant) {
         let Some(transport) = self.transport else { return };
+        if self.first && client != Taken::Some {
+            self.first = false;
+            if client == Taken::All {
+                let time = clock().saturating_duration_since(self.begun);
+                self.worker.local.first(transport, time);
+            }
+        }
         let [server_delivery, client_delivery] = &mut self.delivering;
         let local = &self.worker.local;
         for (delivery, passed, taken, direction) in [
@@ -531,6 +542,7 @@ impl Future for Run {
         buffers.trim();
         drop(buffers);
         this.meter.count();
+        this.meter.passing(now);
         this.follow(now);
         let owner = Owner { id: this.id, born: this.opened, waker: cx.waker() };
         let held = this.held_bytes();
