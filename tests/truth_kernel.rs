@@ -196,7 +196,10 @@ fn handshakes_are_those_of_the_client() -> Result {
 
 /// Connections that are carried to the gateway, to be interfered with.
 #[derive(Clone, Default)]
-struct Carried(Arc<Mutex<Vec<(socket2::Socket, JoinHandle<()>)>>>);
+struct Carried(Arc<Mutex<Vec<Connection>>>);
+
+/// The socket at the gateway, and who carries.
+type Connection = (socket2::Socket, JoinHandle<()>);
 
 impl Carried {
     async fn to(&self, to: SocketAddr) -> Result<SocketAddr> {
