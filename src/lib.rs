@@ -85,8 +85,9 @@
 //! What is counted for each stanza is counted by each worker for itself and added up at a scrape
 //! ([`metrics::Local`]). The bytes of a client's connection are counted below TLS ([`io::Traffic`]),
 //! and are those of the transport that it turns out to carry ([`session::meter`]); an element is
-//! delivered when the last byte of it is with the kernel. `tests/truth.rs` holds all that equal to what
-//! an observer in front counts.
+//! delivered when the last byte of it is with the kernel. What the kernel knows of the way to a client
+//! ([`io::tcp_info`]) is asked of it at the end of the connection, and once a minute at most before.
+//! `tests/truth.rs` and `tests/truth_kernel.rs` hold all that equal to what an observer in front counts.
 //!
 //! # Why a session ended
 //!

@@ -230,6 +230,40 @@ mod tests {
         );
     }
 
+    /// The way is looked at once a minute if something is written, and at the end.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_way_is_looked_at_now_and_then() {
+        use tokio::io::AsyncWriteExt as _;
+        use tokio::net::{TcpListener, TcpStream};
+
+        use crate::io::Io;
+
+        let metrics = Metrics::register().unwrap();
+        let count = || {
+            let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+            let sample = "bosphorus_client_rtt_seconds_count{http=\"1.1\",transport=\"bosh\"} ";
+            text.lines().find_map(|line| line.strip_prefix(sample)?.parse::<u32>().ok()).unwrap()
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        let now = clock();
+        let meter = Meter::new(metrics.local(), now);
+        let mut io = Io::from(socket).counted(Arc::clone(meter.traffic()));
+        for (seconds, looks) in [(0, 0), (59, 0), (60, 1), (61, 1), (119, 1), (500, 2)] {
+            meter.bosh();
+            meter.passing(now + Duration::from_secs(seconds));
+            meter.count();
+            io.write_all(b"x").await.unwrap();
+            meter.count();
+            assert_eq!(count(), looks, "{seconds}");
+        }
+        drop(io);
+        drop(meter);
+        assert_eq!(count(), 3);
+    }
+
     /// What came before it was known what for is counted as that; what never is, as nothing.
     #[test]
     fn bytes_are_of_what_the_connection_carries() {
