@@ -430,6 +430,7 @@ impl Public {
                             }
                         };
                         let (entered, metrics) = (Rc::new(entered), &door.metrics.http);
+                        accepted.iter().for_each(|(io, _)| entered.meter.over_tls(io.is_resumed()));
                         match accepted {
                             None => Ok(()),
                             Some((io, tls::Protocol::Http1)) => {

@@ -4,13 +4,17 @@
 //! One enum instead of a boxed trait object, so that a plain connection costs no allocation and no
 //! indirect call. What runs over it is none of its business, nor which end of it we are.
 
+pub mod tcp_info;
+
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
+use rustls::HandshakeKind;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
 use tokio_rustls::TlsStream;
@@ -38,12 +42,21 @@ enum Socket {
     Unix(UnixStream),
 }
 
-/// The bytes of one socket. Only the thread that has the socket writes them.
+/// The bytes of one socket, and the way that they go. Only the thread that has the socket writes
+/// any of it.
 #[derive(Debug, Default)]
 pub struct Traffic {
     read: AtomicU64,
     written: AtomicU64,
+    /// The round-trip time in microseconds that was read last, until somebody takes it; 0 if there
+    /// is none, [`WANTED`] if there is to be one.
+    rtt: AtomicU32,
+    /// Of the whole connection, once that has ended.
+    retransmits: AtomicU32,
 }
+
+/// No round-trip time: it would be one of more than an hour.
+const WANTED: u32 = u32::MAX;
 
 impl Traffic {
     /// Bytes that the kernel gave us.
@@ -54,6 +67,31 @@ impl Traffic {
     /// Bytes that the kernel took.
     pub fn written(&self) -> u64 {
         self.written.load(Ordering::Relaxed)
+    }
+
+    /// Has the round-trip time read when something is written next. At the end of the connection it
+    /// is read anyway.
+    pub(crate) fn want_rtt(&self) {
+        self.rtt.store(WANTED, Ordering::Relaxed);
+    }
+
+    fn is_rtt_wanted(&self) -> bool {
+        self.rtt.load(Ordering::Relaxed) == WANTED
+    }
+
+    /// The round-trip time that was read and not taken yet, as the kernel has smoothed it.
+    pub(crate) fn take_rtt(&self) -> Option<Duration> {
+        let rtt = self.rtt.load(Ordering::Relaxed);
+        if rtt == 0 || rtt == WANTED {
+            return None;
+        }
+        self.rtt.store(0, Ordering::Relaxed);
+        Some(Duration::from_micros(rtt.into()))
+    }
+
+    /// Segments that the kernel has sent more than once, if the connection has ended.
+    pub(crate) fn retransmits(&self) -> u32 {
+        self.retransmits.load(Ordering::Relaxed)
     }
 
     #[inline]
@@ -82,6 +120,16 @@ impl Io {
     /// Whether the bytes are encrypted.
     pub fn is_secure(&self) -> bool {
         matches!(self, Self::Tls(_))
+    }
+
+    /// Whether the TLS handshake resumed an earlier session (RFC 8446 §2.2), if there was one.
+    pub fn is_resumed(&self) -> Option<bool> {
+        match self {
+            Self::Tls(stream) => {
+                Some(stream.get_ref().1.handshake_kind() == Some(HandshakeKind::Resumed))
+            }
+            _ => None,
+        }
     }
 
     /// The address of the other end, if it is one of TCP that is still there.
@@ -156,6 +204,34 @@ macro_rules! socket {
     };
 }
 
+impl Counted {
+    /// Something was written.
+    fn wrote(&self, bytes: usize) {
+        self.traffic.add(0, bytes);
+        if self.traffic.is_rtt_wanted() {
+            self.look();
+        }
+    }
+
+    /// Reads what the kernel knows of the way; a Unix socket has none.
+    fn look(&self) -> Option<tcp_info::TcpInfo> {
+        let info = match &self.socket {
+            Socket::Tcp(socket) => tcp_info::read(socket),
+            Socket::Unix(_) => None,
+        };
+        self.traffic.rtt.store(info.map_or(0, |info| info.rtt), Ordering::Relaxed);
+        info
+    }
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        if let Some(info) = self.look() {
+            self.traffic.retransmits.store(info.retransmits, Ordering::Relaxed);
+        }
+    }
+}
+
 impl AsyncRead for Counted {
     fn poll_read(
         mut self: Pin<&mut Self>,
@@ -177,7 +253,7 @@ impl AsyncWrite for Counted {
     ) -> Poll<io::Result<usize>> {
         let written = socket!(self, poll_write, cx, buf);
         if let Poll::Ready(Ok(n)) = written {
-            self.traffic.add(0, n);
+            self.wrote(n);
         }
         written
     }
@@ -189,7 +265,7 @@ impl AsyncWrite for Counted {
     ) -> Poll<io::Result<usize>> {
         let written = socket!(self, poll_write_vectored, cx, bufs);
         if let Poll::Ready(Ok(n)) = written {
-            self.traffic.add(0, n);
+            self.wrote(n);
         }
         written
     }

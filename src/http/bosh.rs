@@ -206,7 +206,10 @@ impl Face {
         };
         match self.bring(request, &client, received) {
             Ok(answer) => {
-                client.meter.iter().for_each(|meter| meter.bosh());
+                if let Some(meter) = &client.meter {
+                    meter.bosh();
+                    meter.passing(received);
+                }
                 Held::new(Waiting { face: self, client, answer, _open: open }, watch).await
             }
             Err((why, instead)) => {
@@ -226,7 +229,7 @@ impl Face {
             Ok(mut reply) => {
                 let read = std::mem::take(&mut reply.read);
                 if let (false, Some(meter)) = (read.is_empty(), &client.meter) {
-                    meter.send(read, clock());
+                    meter.send(read, reply.first, clock());
                 }
                 self.reply(client, reply)
             }

@@ -106,7 +106,7 @@ impl<F: Future<Output = HttpResponse> + Unpin + 'static> Drop for Held<F> {
 /// # Errors
 /// What the dispatcher says of the connection; it is over.
 pub async fn serve<S>(
-    mut io: Io,
+    io: Io,
     entered: Rc<Entered>,
     http: Rc<S>,
     limits: Limits,
@@ -115,6 +115,8 @@ pub async fn serve<S>(
 where
     S: Service<(Guarded, Protocol, Option<SocketAddr>), Response = (), Error = DispatchError>,
 {
+    // A local, so that it ends before `entered` does, whose meter counts what it has found out.
+    let mut io = io;
     let mut state = metrics.opened();
     let mut early = Bytes::new();
     let mut patience = limits.first_byte;

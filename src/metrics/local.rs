@@ -207,6 +207,10 @@ pub struct Local {
     wire: [[Count; 2]; 6],
     connections: [Count; 6],
     requests: [Count; 6],
+    /// Full, and resumed.
+    handshakes: [[Count; 2]; 6],
+    rtt: [Histogram; 6],
+    retransmits: [Count; 6],
     delivery: [[Histogram; 2]; 3],
     waits: Histogram,
     undelivered: [Count; 3],
@@ -219,6 +223,7 @@ pub struct Local {
     draw: Draw,
     /// Nanoseconds of the processor; the last is of no transport.
     cpu: [Count; 4],
+    first: [Histogram; 3],
 }
 
 impl Default for Local {
@@ -229,6 +234,9 @@ impl Default for Local {
             wire: Default::default(),
             connections: Default::default(),
             requests: Default::default(),
+            handshakes: Default::default(),
+            rtt: Default::default(),
+            retransmits: Default::default(),
             delivery: Default::default(),
             waits: Histogram::default(),
             undelivered: Default::default(),
@@ -240,6 +248,7 @@ impl Default for Local {
             open: Level::default(),
             draw: Draw::default(),
             cpu: Default::default(),
+            first: [(); 3].map(|()| Histogram::new(&SLOW_BOUNDS)),
         }
     }
 }
@@ -300,6 +309,12 @@ impl Local {
         self.bound[transport as usize].observe(time, 1);
     }
 
+    /// The first stanza since a resource was bound was handed to the kernel so long after the client
+    /// had begun.
+    pub(crate) fn first(&self, transport: Transport, time: Duration) {
+        self.first[transport as usize].observe(time, 1);
+    }
+
     /// A client was noticed to be lost so long after the last sign of it.
     pub(crate) fn lost(&self, transport: Transport, silence: Duration) {
         self.silence[transport as usize].observe(silence, 1);
@@ -348,6 +363,24 @@ impl Local {
         self.cpu[slot].add(u64::try_from(time.as_nanos()).unwrap_or_default());
     }
 
+    /// The TLS handshake of a connection of which it has just become known what it carries, or that
+    /// ends without.
+    pub(crate) fn handshake(&self, carried: Carried, resumed: bool) {
+        self.handshakes[carried as usize][usize::from(resumed)].add(1);
+    }
+
+    /// The kernel takes this to be the round-trip time of a connection.
+    pub(crate) fn rtt(&self, carried: Carried, rtt: Duration) {
+        self.rtt[carried as usize].observe(rtt, 1);
+    }
+
+    /// Segments of a connection that the kernel has sent more than once.
+    pub(crate) fn retransmits(&self, carried: Carried, segments: u32) {
+        if segments > 0 {
+            self.retransmits[carried as usize].add(u64::from(segments));
+        }
+    }
+
     /// A request that was for a session.
     pub(crate) fn request(&self, carried: Carried) {
         self.requests[carried as usize].add(1);
@@ -392,6 +425,25 @@ const CONNECTIONS: Family = (
     "bosphorus_client_connections_total",
     "Connections of clients, counted when it is known what they carry, or at their end; one that a \
      proxy uses for both transports is one of each",
+    &["transport", "http"],
+);
+const HANDSHAKES: Family = (
+    "bosphorus_client_tls_handshakes_total",
+    "TLS handshakes of clients that came to their end, counted when it is known what the connection \
+     carries, or at its end; one that resumes an earlier session costs no signature",
+    &["transport", "http", "resumed"],
+);
+const RTT: Family = (
+    "bosphorus_client_rtt_seconds",
+    "Smoothed round-trip time of TCP as the kernel has it (Linux), of connections that carry sessions: \
+     read at their end, and at most once a minute while something passes; behind a proxy that to \
+     the proxy",
+    &["transport", "http"],
+);
+const RETRANSMITS: Family = (
+    "bosphorus_client_retransmits_total",
+    "TCP segments that the kernel has sent to clients more than once (Linux), of connections that \
+     carried sessions, counted at their end",
     &["transport", "http"],
 );
 const REQUESTS: Family = (
@@ -456,11 +508,21 @@ const CPU: Family = (
     &["transport"],
 );
 
-const FAMILIES: [Family; 15] = [
+const FIRST: Family = (
+    "bosphorus_first_stanza_seconds",
+    "Time from the beginning of bosphorus_session_bound_seconds until the first stanza of the server \
+     behind the binding was handed to the kernel for the client",
+    &["transport"],
+);
+
+const FAMILIES: [Family; 19] = [
     ELEMENTS,
     PAYLOAD,
     WIRE,
     CONNECTIONS,
+    HANDSHAKES,
+    RTT,
+    RETRANSMITS,
     REQUESTS,
     DELIVERY,
     WAITS,
@@ -472,6 +534,7 @@ const FAMILIES: [Family; 15] = [
     BOSH_RESPONSES,
     BOSH_OPEN,
     CPU,
+    FIRST,
 ];
 
 impl Locals {
@@ -520,6 +583,7 @@ impl Collector for Locals {
         let mut returns = Vec::new();
         let mut silence = Vec::new();
         let mut bound = Vec::new();
+        let mut first = Vec::new();
         for transport in Transport::ALL {
             let (label, t) = ([("transport", transport.label())], transport as usize);
             returns.push(counter(&label, sum(&|local| &local.returns[t])));
@@ -529,6 +593,9 @@ impl Collector for Locals {
             }));
             bound.push(histogram(&label, &SLOW_BOUNDS, |count| {
                 sum(&|local| count(&local.bound[t]))
+            }));
+            first.push(histogram(&label, &SLOW_BOUNDS, |count| {
+                sum(&|local| count(&local.first[t]))
             }));
             for direction in Direction::ALL {
                 let labels = [("transport", transport.label()), ("direction", direction.label())];
@@ -545,6 +612,9 @@ impl Collector for Locals {
         }
         let mut wire = Vec::new();
         let mut connections = Vec::new();
+        let mut handshakes = Vec::new();
+        let mut rtt = Vec::new();
+        let mut retransmits = Vec::new();
         let mut requests = Vec::new();
         for carried in Carried::ALL {
             let [transport, http] = carried.labels();
@@ -555,9 +625,19 @@ impl Collector for Locals {
             }
             let count = sum(&|local| &local.connections[carried as usize]);
             connections.push(counter(&[transport, http], count));
+            for (at, resumed) in ["no", "yes"].into_iter().enumerate() {
+                let labels = [transport, http, ("resumed", resumed)];
+                let count = sum(&|local| &local.handshakes[carried as usize][at]);
+                handshakes.push(counter(&labels, count));
+            }
             if !matches!(carried, Carried::Nothing | Carried::NothingOverH2) {
                 let count = sum(&|local| &local.requests[carried as usize]);
                 requests.push(counter(&[transport, http], count));
+                rtt.push(histogram(&[transport, http], &BOUNDS, |count| {
+                    sum(&|local| count(&local.rtt[carried as usize]))
+                }));
+                let count = sum(&|local| &local.retransmits[carried as usize]);
+                retransmits.push(counter(&[transport, http], count));
             }
         }
         let of = Transport::ALL.map(Transport::label).into_iter().chain([NONE]);
@@ -581,6 +661,9 @@ impl Collector for Locals {
             family(PAYLOAD, counters, payload),
             family(WIRE, counters, wire),
             family(CONNECTIONS, counters, connections),
+            family(HANDSHAKES, counters, handshakes),
+            family(RTT, MetricType::HISTOGRAM, rtt),
+            family(RETRANSMITS, counters, retransmits),
             family(REQUESTS, counters, requests),
             family(DELIVERY, MetricType::HISTOGRAM, delivery),
             family(WAITS, MetricType::HISTOGRAM, waits),
@@ -592,6 +675,7 @@ impl Collector for Locals {
             family(BOSH_RESPONSES, counters, responses.into()),
             family(BOSH_OPEN, MetricType::GAUGE, vec![open]),
             family(CPU, counters, cpu),
+            family(FIRST, MetricType::HISTOGRAM, first),
         ]
     }
 }

@@ -78,6 +78,9 @@ pub struct Tally {
     pub to_server: Flow,
     /// Elements passed to the client.
     pub to_client: Flow,
+    /// Among those is the first stanza since a resource was bound; over BOSH, where it may wait for
+    /// a request, the response says that.
+    pub first: bool,
     /// Stanzas repaired (UP-36).
     pub repaired: u32,
     /// Stanzas emptied (UP-36).
@@ -159,6 +162,8 @@ pub(crate) struct Phase {
     pub(crate) secure: bool,
     /// It is an older stream's that was resumed.
     resumed: bool,
+    /// A stanza has gone to the client since a resource was bound.
+    greeted: bool,
     /// What the server calls the client, until somebody takes it.
     pub(crate) jid: Option<Box<str>>,
     /// The server has bound a resource without naming it: the next stanza will.
@@ -238,6 +243,12 @@ impl Phase {
             Note::Login(binding) => self.binding = binding,
             Note::Legacy(id) => self.login = id,
         }
+    }
+
+    /// Whether an element of that kind, which goes to the client and was not noted yet, is the first
+    /// stanza since a resource was bound: the one behind that by which the client learned of it.
+    pub(crate) fn is_first_stanza(&mut self, kind: Kind) -> bool {
+        kind.is_stanza() && self.bound && !std::mem::replace(&mut self.greeted, true)
     }
 
     /// An element of the server goes to the client (UP-23, SM-02).

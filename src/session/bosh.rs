@@ -335,13 +335,16 @@ impl<M: Driven> Run<M> {
     fn respond(&mut self, out: &mut Out, now: Instant) -> bool {
         let mut untaken = false;
         let mut responses = std::mem::take(&mut out.responses);
-        for Respond { id, reply, why } in responses.drain(..) {
+        for Respond { id, mut reply, why } in responses.drain(..) {
             let Some(at) = self.open.iter().position(|(open, ..)| *open == id) else {
                 debug_assert!(false, "an answer to a request that is not open");
                 continue;
             };
             let (_, rid, sender) = self.open.remove(at);
             let bytes = u32::try_from(reply.body.len()).unwrap_or(u32::MAX);
+            if reply.first {
+                reply.read.insert(0, self.begun);
+            }
             if sender.send(reply).is_ok() {
                 self.worker.local.responded(why);
                 self.recording.note(What::Answer { rid, bytes, why }, now);

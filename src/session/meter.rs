@@ -7,6 +7,18 @@ use std::time::{Duration, Instant};
 use crate::io::Traffic;
 use crate::metrics::{Carried, Direction, Local, MEASURES, Transport};
 
+/// How often the round-trip time of a connection is read that lasts.
+const RTT_INTERVAL: Duration = Duration::from_secs(60);
+
+/// What an answer on its way carries.
+#[derive(Clone, Copy, Debug)]
+pub enum UnderWay {
+    /// An element, and when it was read from the server.
+    Element(Instant),
+    /// The first stanza of a session beside it, and when its client began.
+    First(Instant),
+}
+
 /// The bytes of one connection, brought to the counters of its worker under what it carries. What
 /// passes before that is known (the handshake of TLS, the first request) waits for it.
 #[derive(Debug)]
@@ -15,13 +27,17 @@ pub struct Meter {
     traffic: Arc<Traffic>,
     accepted: Instant,
     over_h2: Cell<bool>,
+    /// Whether its TLS handshake resumed an earlier one, until that is counted.
+    resumed: Cell<Option<bool>>,
     carried: Cell<Carried>,
     /// Bytes that were counted already: read, and written.
     counted: Cell<(u64, u64)>,
     /// Nanoseconds of the processor that were spent before it was known what for.
     spent: Cell<u64>,
-    /// When elements were read from servers that answers on their way carry.
-    under_way: RefCell<Vec<Instant>>,
+    /// What the answers on their way carry.
+    under_way: RefCell<Vec<UnderWay>>,
+    /// The intervals that had passed when the round-trip time was asked for last.
+    intervals: Cell<u16>,
 }
 
 impl Meter {
@@ -33,10 +49,12 @@ impl Meter {
             traffic: Arc::default(),
             accepted: now,
             over_h2: Cell::default(),
+            resumed: Cell::default(),
             carried: Cell::default(),
             counted: Cell::default(),
             spent: Cell::default(),
             under_way: RefCell::default(),
+            intervals: Cell::default(),
         }
     }
 
@@ -51,6 +69,11 @@ impl Meter {
     #[must_use]
     pub fn begun(&self, now: Instant) -> Instant {
         if self.carried.get() == Carried::Nothing { self.accepted } else { now }
+    }
+
+    /// Its TLS handshake has ended, if it has any, and resumed an earlier one or not.
+    pub fn over_tls(&self, resumed: Option<bool>) {
+        self.resumed.set(resumed);
     }
 
     /// It speaks HTTP/2.
@@ -81,33 +104,45 @@ impl Meter {
         self.local.request(carried);
         if self.carried.get() == Carried::Nothing {
             self.carried.set(carried);
-            self.local.connection(carried);
+            self.began(carried);
             self.count();
             self.spent(Duration::ZERO);
         }
     }
 
+    fn began(&self, carried: Carried) {
+        self.local.connection(carried);
+        if let Some(resumed) = self.resumed.take() {
+            self.local.handshake(carried, resumed);
+        }
+    }
+
     /// An answer is on its way at `now`, with elements that were read from the server at these
-    /// times.
-    pub fn send(&self, mut read: Vec<Instant>, now: Instant) {
+    /// times. If the first stanza of a session is among them (`first`), the first time is that at
+    /// which its client began.
+    pub fn send(&self, read: Vec<Instant>, first: bool, now: Instant) {
         if !MEASURES {
             return;
         }
-        for read in &read {
-            self.local.waited(now.saturating_duration_since(*read));
+        let mut read = read.into_iter();
+        let mut under_way = self.under_way.borrow_mut();
+        if first && let Some(begun) = read.next() {
+            under_way.push(UnderWay::First(begun));
         }
-        self.under_way.borrow_mut().append(&mut read);
+        for read in read {
+            self.local.waited(now.saturating_duration_since(read));
+            under_way.push(UnderWay::Element(read));
+        }
     }
 
-    /// The number of elements that are under way.
+    /// How much is under way.
     pub fn under_way(&self) -> usize {
         self.under_way.borrow().len()
     }
 
-    /// Those that came after the first so many wait for what writes them, whatever is flushed
-    /// meanwhile.
+    /// What came after the first so many waits for what writes it, whatever is flushed meanwhile.
     #[must_use]
-    pub fn set_aside(&self, first: usize) -> Vec<Instant> {
+    pub fn set_aside(&self, first: usize) -> Vec<UnderWay> {
         let mut under_way = self.under_way.borrow_mut();
         if first >= under_way.len() {
             return Vec::new();
@@ -115,9 +150,9 @@ impl Meter {
         if first == 0 { std::mem::take(&mut under_way) } else { under_way.split_off(first) }
     }
 
-    /// They have been written but for a flush.
-    pub fn handed_over(&self, mut read: Vec<Instant>) {
-        self.under_way.borrow_mut().append(&mut read);
+    /// It has been written but for a flush.
+    pub fn handed_over(&self, mut answer: Vec<UnderWay>) {
+        self.under_way.borrow_mut().append(&mut answer);
     }
 
     /// All that was to be written is with the kernel, at the time that is asked for.
@@ -128,9 +163,16 @@ impl Meter {
         let mut under_way = self.under_way.borrow_mut();
         if !under_way.is_empty() {
             let now = now();
-            for read in under_way.drain(..) {
-                let time = now.saturating_duration_since(read);
-                self.local.delivered(Transport::Bosh, Direction::ToClient, time, 1);
+            for what in under_way.drain(..) {
+                match what {
+                    UnderWay::First(begun) => {
+                        self.local.first(Transport::Bosh, now.saturating_duration_since(begun));
+                    }
+                    UnderWay::Element(read) => {
+                        let time = now.saturating_duration_since(read);
+                        self.local.delivered(Transport::Bosh, Direction::ToClient, time, 1);
+                    }
+                }
             }
             under_way.shrink_to(4);
         }
@@ -156,8 +198,12 @@ impl Meter {
 
     /// Counts what has passed since the last time, if it is known what it was.
     pub fn count(&self) {
-        if MEASURES && self.carried.get() != Carried::Nothing {
-            self.count_as(self.carried.get());
+        let carried = self.carried.get();
+        if MEASURES && carried != Carried::Nothing {
+            self.count_as(carried);
+            if let Some(rtt) = self.traffic.take_rtt() {
+                self.local.rtt(carried, rtt);
+            }
         }
     }
 
@@ -169,19 +215,35 @@ impl Meter {
             self.local.wire(carried, read, written);
         }
     }
+
+    /// Something happens on the connection at `now`: from time to time the way of what is written
+    /// next is looked at. It is not worth a timer.
+    pub fn passing(&self, now: Instant) {
+        let age = now.saturating_duration_since(self.accepted).as_secs();
+        // After 45 days from the start again.
+        let intervals = (age / RTT_INTERVAL.as_secs()) as u16;
+        if self.intervals.replace(intervals) != intervals {
+            self.traffic.want_rtt();
+        }
+    }
 }
 
 impl Drop for Meter {
     fn drop(&mut self) {
-        let carried = match (self.carried.get(), self.over_h2.get()) {
-            (Carried::Nothing, true) => Carried::NothingOverH2,
-            (carried, _) => carried,
-        };
-        if self.carried.get() == Carried::Nothing {
-            self.local.connection(carried);
-            self.local.spent(None, Duration::from_nanos(self.spent.get()));
+        // The socket has ended before this.
+        match self.carried.get() {
+            Carried::Nothing => {
+                let over_h2 = self.over_h2.get();
+                let nothing = if over_h2 { Carried::NothingOverH2 } else { Carried::Nothing };
+                self.began(nothing);
+                self.local.spent(None, Duration::from_nanos(self.spent.get()));
+                self.count_as(nothing);
+            }
+            carried => {
+                self.count();
+                self.local.retransmits(carried, self.traffic.retransmits());
+            }
         }
-        self.count_as(carried);
     }
 }
 
@@ -202,10 +264,10 @@ mod tests {
                 "bosphorus_delivery_seconds_count{direction=\"to_client\",transport=\"bosh\"} ";
             text.lines().find_map(|line| line.strip_prefix(sample)).unwrap().to_owned()
         };
-        meter.send(vec![clock()], clock());
+        meter.send(vec![clock()], false, clock());
         let before = meter.under_way();
         assert!(meter.set_aside(before).is_empty());
-        meter.send(vec![clock(); 2], clock());
+        meter.send(vec![clock(); 2], false, clock());
         let answer = meter.set_aside(before);
         meter.flushed(clock);
         assert_eq!((answer.len(), arrived()), (2, "1".to_owned()));
@@ -241,6 +303,75 @@ mod tests {
         meter.spent(second);
         drop(meter);
         assert!(has("{transport=\"none\"} 1"));
+    }
+
+    /// A handshake is counted once, whatever a proxy uses the connection for later.
+    #[test]
+    fn handshakes_are_of_what_the_connection_carries() {
+        let metrics = Metrics::register().unwrap();
+        let local = metrics.local();
+        let connection = |resumed| {
+            let meter = Meter::new(Arc::clone(&local), clock());
+            meter.over_tls(resumed);
+            meter
+        };
+        let used_again = connection(Some(true));
+        used_again.bosh();
+        used_again.bosh();
+        used_again.upgraded();
+        used_again.websocket(Transport::Websocket);
+        connection(Some(false)).websocket(Transport::WebsocketLegacy);
+        connection(None).bosh();
+        connection(Some(false)).over_h2();
+        drop(used_again);
+        let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+        let family = "bosphorus_client_tls_handshakes_total{";
+        let counted: Vec<_> = text
+            .lines()
+            .filter_map(|line| line.strip_prefix(family)?.strip_suffix("} 1"))
+            .collect();
+        assert_eq!(
+            counted,
+            [
+                "http=\"1.1\",resumed=\"no\",transport=\"websocket_legacy\"",
+                "http=\"1.1\",resumed=\"yes\",transport=\"bosh\"",
+                "http=\"2\",resumed=\"no\",transport=\"none\"",
+            ]
+        );
+    }
+
+    /// The way is looked at once a minute if something is written, and at the end.
+    #[cfg(target_os = "linux")]
+    #[tokio::test]
+    async fn the_way_is_looked_at_now_and_then() {
+        use tokio::io::AsyncWriteExt as _;
+        use tokio::net::{TcpListener, TcpStream};
+
+        use crate::io::Io;
+
+        let metrics = Metrics::register().unwrap();
+        let count = || {
+            let text = String::from_utf8(metrics.render().unwrap()).unwrap();
+            let sample = "bosphorus_client_rtt_seconds_count{http=\"1.1\",transport=\"bosh\"} ";
+            text.lines().find_map(|line| line.strip_prefix(sample)?.parse::<u32>().ok()).unwrap()
+        };
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (socket, _) = listener.accept().await.unwrap();
+        let now = clock();
+        let meter = Meter::new(metrics.local(), now);
+        let mut io = Io::from(socket).counted(Arc::clone(meter.traffic()));
+        for (seconds, looks) in [(0, 0), (59, 0), (60, 1), (61, 1), (119, 1), (500, 2)] {
+            meter.bosh();
+            meter.passing(now + Duration::from_secs(seconds));
+            meter.count();
+            io.write_all(b"x").await.unwrap();
+            meter.count();
+            assert_eq!(count(), looks, "{seconds}");
+        }
+        drop(io);
+        drop(meter);
+        assert_eq!(count(), 3);
     }
 
     /// What came before it was known what for is counted as that; what never is, as nothing.

@@ -75,6 +75,8 @@ pub struct Run {
     registered: bool,
     /// The recording says why it ends.
     ending: bool,
+    /// The first stanza since a resource was bound is among what the client's socket has not taken.
+    first: bool,
     stage: Stage,
     recording: Recording,
     /// What it holds.
@@ -124,6 +126,7 @@ impl Run {
             drained: false,
             registered: false,
             ending: false,
+            first: false,
             stage: Stage::default(),
             recording,
             account: Account::default(),
@@ -413,11 +416,12 @@ impl Run {
     }
 
     /// The number of elements that passed to the server, and to the client.
-    fn count(&self, buffers: &mut Buffers, now: Instant) -> [u32; 2] {
+    fn count(&mut self, buffers: &mut Buffers, now: Instant) -> [u32; 2] {
         if buffers.out.tally.is_empty() {
             return [0; 2];
         }
         let tally = std::mem::take(&mut buffers.out.tally);
+        self.first |= tally.first;
         self.worker.count(self.transport, &tally);
         self.recording.count(&tally, now);
         if tally.failures > 0 {
@@ -439,6 +443,13 @@ impl Run {
         }
         let transport = self.transport?;
         let mut then = None;
+        if self.first && client != Taken::Some {
+            self.first = false;
+            if client == Taken::All {
+                let time = then.get_or_insert_with(clock).saturating_duration_since(self.begun);
+                self.worker.local.first(transport, time);
+            }
+        }
         let [server_delivery, client_delivery] = &mut self.delivering;
         let local = &self.worker.local;
         for (delivery, passed, taken, direction) in [
@@ -557,6 +568,7 @@ impl Future for Run {
         buffers.trim();
         drop(buffers);
         this.meter.count();
+        this.meter.passing(now);
         this.follow(now);
         let transport = this.transport.unwrap_or(Transport::Websocket);
         let owner = Owner { id: this.id, born: this.opened, transport, waker: cx.waker() };

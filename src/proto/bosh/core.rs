@@ -143,6 +143,8 @@ pub(super) struct Assigned {
     pub(super) words: Option<Box<Words>>,
     /// When they were read, for the reply that is made next.
     pub(super) read: Vec<Instant>,
+    /// One of them is the first stanza since a resource was bound.
+    pub(super) first: bool,
 }
 
 impl Assigned {
@@ -151,6 +153,7 @@ impl Assigned {
         // For the metrics alone.
         if cfg!(not(feature = "no-metrics")) {
             self.read = self.parts.iter().filter_map(|part| part.read).collect();
+            self.first = self.parts.iter().any(|part| part.first);
         }
     }
 
@@ -446,7 +449,8 @@ impl Core {
 
     pub(super) fn reply(&mut self, body: Bytes, compressible: bool) -> Reply {
         let read = std::mem::take(&mut self.assigned.read);
-        Reply { status: 200, content: self.terms.content, body, compressible, read }
+        let first = std::mem::take(&mut self.assigned.first);
+        Reply { status: 200, content: self.terms.content, body, compressible, read, first }
     }
 
     /// The HTTP request `id` has ended, before its answer was started or before it was handed over

@@ -272,6 +272,7 @@ impl Core {
         let words = self.write_end(fault, None);
         // When somebody asks for them is not known.
         self.assigned.read = Vec::new();
+        self.assigned.first = false;
         (words, elements)
     }
 

@@ -208,6 +208,9 @@ pub struct Reply {
     pub compressible: bool,
     /// When each payload in it was read from the server, if it is given for the first time.
     pub read: Vec<Instant>,
+    /// One of them is the first stanza since a resource was bound. On its way to the connection, the
+    /// time at which the client began stands before theirs.
+    pub first: bool,
 }
 
 /// The media types of responses; always in UTF-8.

@@ -14,6 +14,8 @@ pub(super) struct Waiting {
     pub(super) kind: Kind,
     /// When the server said it; what is ours was not said by it.
     pub(super) read: Option<Instant>,
+    /// It is the first stanza since a resource was bound.
+    pub(super) first: bool,
 }
 
 /// Payloads in order.
@@ -80,11 +82,16 @@ impl Queue {
         let len = self.bytes.len() - before;
         // A payload is bounded by `xml::Limits::element_bytes`, which counts as 4 GiB at most.
         if let Ok(len @ 1..) = u32::try_from(len) {
-            self.parts.push_back(Waiting { len, kind, read });
+            self.parts.push_back(Waiting { len, kind, read, first: false });
         } else {
             self.bytes.truncate(before);
         }
         (said, len)
+    }
+
+    /// The payload that was appended last is the first stanza since a resource was bound.
+    pub(super) fn is_first(&mut self) {
+        self.parts.back_mut().into_iter().for_each(|part| part.first = true);
     }
 
     /// How much of it goes into a response (BOSH-41). Features begin one, save that no stanza may

@@ -107,6 +107,7 @@ impl Core {
                     body: answered.body.clone(),
                     compressible: answered.compressible,
                     read: Vec::new(),
+                    first: false,
                 };
                 is_pause = answered.is_pause;
                 out.responses.push(Respond { id, reply, why: Why::Replay });

@@ -33,7 +33,7 @@ pub(super) fn terminal(
 ) -> Reply {
     let status = if legacy { legacy_status(condition) } else { 200 };
     let body = if status == 200 { ending(condition, reason, None) } else { Bytes::new() };
-    Reply { status, content, body, compressible: true, read: Vec::new() }
+    Reply { status, content, body, compressible: true, read: Vec::new(), first: false }
 }
 
 /// XEP-0124 §17.1: what a legacy client is told by the HTTP status alone.

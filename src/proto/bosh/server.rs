@@ -99,6 +99,9 @@ impl Core {
                     return;
                 }
                 out.tally.to_client.count(kind, bytes);
+                if self.phase.is_first_stanza(kind) {
+                    self.queue.is_first();
+                }
             }
         }
         self.phase.server_sent(element, kind, &mut out.tally);

@@ -87,6 +87,7 @@ impl Core {
                     return;
                 }
                 out.tally.to_client.count(kind, bytes);
+                out.tally.first |= self.phase.is_first_stanza(kind);
             }
         }
         self.phase.server_sent(element, kind, &mut out.tally);

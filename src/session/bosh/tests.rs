@@ -85,7 +85,8 @@ impl Script {
         self.given.push((id, text));
         let body = bytes::Bytes::from_static(text.as_bytes());
         let content = Content::TextXml;
-        let reply = Reply { status: 200, content, body, compressible: true, read: Vec::new() };
+        let read = Vec::new();
+        let reply = Reply { status: 200, content, body, compressible: true, read, first: false };
         out.responses.push(Respond { id, reply, why: Why::Payload });
     }
 

@@ -170,6 +170,29 @@ fn a_response_that_never_left_is_taken_back() {
     told(&rig.ask(1, body(101)), &[(1, Why::Payload, &with(&message("1")))]);
 }
 
+/// The first stanza behind the one that binds the resource is told from others, also where the
+/// response that it was in never left.
+#[test]
+fn the_first_stanza_is_told() {
+    let mut rig = Rig::bound();
+    let firsts = |rig: &mut Rig, id: u64, rid: u64| {
+        rig.step(Event::Request { id: RequestId(id), body: body(rid) });
+        rig.session.handle(Event::Flush, &mut rig.out, rig.now);
+        let responses = std::mem::take(&mut rig.out.responses);
+        rig.open.retain(|open| responses.iter().all(|respond| respond.id.0 != *open));
+        responses.iter().map(|respond| respond.reply.first).collect::<Vec<_>>()
+    };
+    rig.feed("<a xmlns='urn:xmpp:sm:3' h='0'/>");
+    assert_eq!(firsts(&mut rig, 101, 101), [false], "no stanza");
+    rig.feed(&(message("1") + &message("2")));
+    assert_eq!(firsts(&mut rig, 102, 102), [true]);
+    assert_eq!(rig.gone(102), []);
+    assert_eq!(firsts(&mut rig, 103, 103), [true], "it waits again");
+    rig.feed(&message("3"));
+    assert_eq!(firsts(&mut rig, 104, 104), [false]);
+    assert_eq!(firsts(&mut rig, 1, 103), [false], "repeated");
+}
+
 /// BOSH-50: once it may have left, it belongs to its rid for good.
 #[test]
 fn what_may_have_left_is_never_taken_back() {
