@@ -80,7 +80,7 @@ impl Refusal {
 }
 
 /// In the order of [`Why`].
-const WHYS: [Why; 9] = [
+pub(super) const WHYS: [Why; 9] = [
     Why::Created,
     Why::Payload,
     Why::WaitElapsed,
@@ -116,7 +116,6 @@ pub struct BoshMetrics {
     /// HTTP requests that are open now: being read, or held for an answer.
     pub open: IntGauge,
     requests: IntCounter,
-    responses: [IntCounter; WHYS.len()],
     terminations: [IntCounter; CONDITIONS.len()],
     repeats: IntCounter,
     overactive: IntCounter,
@@ -138,12 +137,6 @@ impl BoshMetrics {
             "HTTP requests open now: being read, or held for an answer",
         )?;
         registry.register(Box::new(open.clone()))?;
-        let responses = int_counter_vec(
-            registry,
-            "bosphorus_bosh_responses_total",
-            "Responses of sessions, by why they were sent then",
-            &["why"],
-        )?;
         let terminations = int_counter_vec(
             registry,
             "bosphorus_bosh_terminations_total",
@@ -162,7 +155,6 @@ impl BoshMetrics {
                 "bosphorus_bosh_requests_total",
                 "Requests that sessions took in the order of their rid",
             )?,
-            responses: WHYS.map(|why| responses.with_label_values(&[why.label()])),
             terminations: CONDITIONS.map(|condition| terminations.with_label_values(&[condition])),
             repeats: counter("bosphorus_bosh_repeats_total", "Requests whose rid had come before")?,
             overactive: counter(
@@ -204,11 +196,6 @@ impl BoshMetrics {
         }
     }
 
-    /// Counts one response of a session.
-    pub fn responded(&self, why: Why) {
-        self.responses[why as usize].inc();
-    }
-
     /// Counts the end of a session towards its client, by the condition it is told.
     pub fn terminated(&self, condition: Option<Condition>) {
         self.terminations[condition.map_or(CONDITIONS.len() - 1, |condition| condition as usize)]
@@ -248,9 +235,6 @@ mod tests {
     fn labels_are_in_the_order_of_their_enums() {
         let metrics = Metrics::register().unwrap();
         let bosh = &metrics.bosh;
-        bosh.responded(Why::Created);
-        bosh.responded(Why::Report);
-        bosh.responded(Why::Terminate);
         bosh.terminated(Some(Condition::BadRequest));
         bosh.terminated(Some(Condition::ItemNotFound));
         bosh.terminated(Some(Condition::UndefinedCondition));
@@ -262,10 +246,6 @@ mod tests {
         let open = bosh.opened();
         let text = || String::from_utf8(metrics.render().unwrap()).unwrap();
         for (sample, value) in [
-            ("responses_total{why=\"created\"}", 1),
-            ("responses_total{why=\"report\"}", 1),
-            ("responses_total{why=\"terminate\"}", 1),
-            ("responses_total{why=\"payload\"}", 0),
             ("terminations_total{condition=\"bad-request\"}", 1),
             ("terminations_total{condition=\"item-not-found\"}", 1),
             ("terminations_total{condition=\"undefined-condition\"}", 1),

@@ -15,7 +15,9 @@ use prometheus::proto::{
     Bucket, Counter, Histogram as HistogramSample, LabelPair, Metric, MetricFamily, MetricType,
 };
 
+use super::bosh::WHYS;
 use super::{KINDS, Transport};
+use crate::proto::bosh::Why;
 use crate::proto::stream::Flow;
 
 /// From whom to whom.
@@ -162,6 +164,7 @@ pub struct Local {
     requests: [Count; 6],
     delivery: [[Histogram; 2]; 3],
     waits: Histogram,
+    responses: [Count; WHYS.len()],
     undelivered: [Count; 3],
     returns: [Count; 3],
     silence: [Histogram; 3],
@@ -178,6 +181,7 @@ impl Default for Local {
             requests: Default::default(),
             delivery: Default::default(),
             waits: Histogram::default(),
+            responses: Default::default(),
             undelivered: Default::default(),
             returns: Default::default(),
             silence: [(); 3].map(|()| Histogram::new(&SLOW_BOUNDS)),
@@ -223,6 +227,11 @@ impl Local {
     /// A payload waited so long for a BOSH request to answer.
     pub(crate) fn waited(&self, time: Duration) {
         self.waits.observe(time, 1);
+    }
+
+    /// A BOSH session has answered a request.
+    pub(crate) fn responded(&self, why: Why) {
+        self.responses[why as usize].add(1);
     }
 
     /// Elements for a client that were given up at its end.
@@ -280,7 +289,7 @@ impl fmt::Debug for Locals {
 }
 
 /// Name, help, names of the labels.
-type Family = (&'static str, &'static str, &'static [&'static str]);
+pub(super) type Family = (&'static str, &'static str, &'static [&'static str]);
 
 const ELEMENTS: Family = (
     "bosphorus_stanzas_total",
@@ -321,7 +330,11 @@ const WAITS: Family = (
     "Time that an element of the server waited for a BOSH request that it could answer",
     &[],
 );
-
+const RESPONSES: Family = (
+    "bosphorus_bosh_responses_total",
+    "Responses of sessions, by why they were sent then",
+    &["why"],
+);
 const UNDELIVERED: Family = (
     "bosphorus_undelivered_total",
     "Elements for clients that were given up at the end of their session",
@@ -345,7 +358,7 @@ const BOUND: Family = (
     &["transport"],
 );
 
-const FAMILIES: [Family; 11] = [
+const FAMILIES: [Family; 12] = [
     ELEMENTS,
     PAYLOAD,
     WIRE,
@@ -353,6 +366,7 @@ const FAMILIES: [Family; 11] = [
     REQUESTS,
     DELIVERY,
     WAITS,
+    RESPONSES,
     UNDELIVERED,
     RETURNS,
     SILENCE,
@@ -437,6 +451,12 @@ impl Collector for Locals {
             }
         }
         let waits = vec![histogram(&[], &BOUNDS, |count| sum(&|local| count(&local.waits)))];
+        let responses = WHYS
+            .map(|why| {
+                let count = sum(&|local| &local.responses[why as usize]);
+                counter(&[("why", why.label())], count)
+            })
+            .into();
         let counters = MetricType::COUNTER;
         vec![
             family(ELEMENTS, counters, elements),
@@ -446,6 +466,7 @@ impl Collector for Locals {
             family(REQUESTS, counters, requests),
             family(DELIVERY, MetricType::HISTOGRAM, delivery),
             family(WAITS, MetricType::HISTOGRAM, waits),
+            family(RESPONSES, counters, responses),
             family(UNDELIVERED, counters, undelivered),
             family(RETURNS, counters, returns),
             family(SILENCE, MetricType::HISTOGRAM, silence),
@@ -454,7 +475,11 @@ impl Collector for Locals {
     }
 }
 
-fn family((name, help, _): Family, kind: MetricType, samples: Vec<Metric>) -> MetricFamily {
+pub(super) fn family(
+    (name, help, _): Family,
+    kind: MetricType,
+    samples: Vec<Metric>,
+) -> MetricFamily {
     let mut family = MetricFamily::default();
     family.set_name(name.to_owned());
     family.set_help(help.to_owned());
@@ -476,7 +501,7 @@ fn sample(labels: &[(&str, &str)]) -> Metric {
     Metric::from_label(pairs)
 }
 
-fn counter(labels: &[(&str, &str)], count: u64) -> Metric {
+pub(super) fn counter(labels: &[(&str, &str)], count: u64) -> Metric {
     let mut sample = sample(labels);
     let mut counter = Counter::default();
     counter.set_value(count as f64);
@@ -531,6 +556,10 @@ mod tests {
             let time = Duration::from_micros(250);
             worker.delivered(Transport::Websocket, Direction::ToClient, time, 3);
             worker.waited(Duration::from_secs(61));
+            worker.responded(Why::Created);
+            for _ in 0..3 {
+                worker.responded(Why::Terminate);
+            }
         }
         let text = text(&registry);
         for line in [
@@ -545,6 +574,9 @@ mod tests {
             "bosphorus_bosh_wait_seconds_bucket{le=\"60\"} 0",
             "bosphorus_bosh_wait_seconds_bucket{le=\"+Inf\"} 2",
             "bosphorus_bosh_wait_seconds_count 2",
+            "bosphorus_bosh_responses_total{why=\"created\"} 2",
+            "bosphorus_bosh_responses_total{why=\"payload\"} 0",
+            "bosphorus_bosh_responses_total{why=\"terminate\"} 6",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
         }

@@ -23,6 +23,7 @@ use tracing::{Span, debug, error, info_span};
 use super::budget::{Account, Owner};
 use super::delivery::Delivery;
 use super::link::{Machine, ServerLink};
+use super::newcomer::Newcomer;
 use super::recorder::event::{Order, Rid, Side, What};
 use super::recorder::record::Recording;
 use super::registry::{Exchange, Mailbox, Registered};
@@ -45,8 +46,8 @@ const FIRST: RequestId = RequestId(0);
 const FIRST_RID: Rid = Some(std::num::NonZeroU32::MIN);
 
 /// Makes the session that `body` asks for on behalf of `client` (its `id` is given here), who began
-/// at `begun`, and starts its task on this worker; `origin` is that of the page which asks, if one
-/// does. The receiver gets the creation response. If the client's connection is TLS, those of all
+/// at `begun`, and is a `newcomer`, and starts its task on this worker; `origin` is that of the page
+/// which asks, if one does. The receiver gets the creation response. If the client's connection is TLS, those of all
 /// its further requests have to be (BOSH-89).
 ///
 /// # Errors
@@ -56,7 +57,7 @@ pub fn create(
     live: &Arc<Live>,
     body: Body,
     permit: Permit,
-    (client, begun): (Client, Instant),
+    (client, begun, newcomer): (Client, Instant, Box<Newcomer>),
     origin: Option<&str>,
 ) -> Result<oneshot::Receiver<Reply>, Reply> {
     let now = clock();
@@ -82,7 +83,7 @@ pub fn create(
     let at = (Rc::clone(worker), Arc::clone(live));
     let origin = live.bosh_origins.of_interest(origin);
     let (run, answer) =
-        Run::new(at, machine, (place, mailbox), permit, (client, origin, begun), now);
+        Run::new(at, machine, (place, mailbox), permit, (client, origin, newcomer, begun), now);
     run.recording.created(rid, now);
     actix_rt::spawn(run);
     Ok(answer)
@@ -117,6 +118,8 @@ struct Run<M: Driven> {
     delivering: Delivery,
     /// Whose it is, once that is known.
     user: Option<User>,
+    /// Who it is of, until it has bound a resource.
+    newcomer: Option<Box<Newcomer>>,
     /// When the client began.
     begun: Instant,
     /// When the last request came.
@@ -148,7 +151,7 @@ impl<M: Driven> Run<M> {
         machine: M,
         (place, mailbox): (Registered, Mailbox),
         permit: Permit,
-        (client, origin, begun): (Client, Option<Box<str>>, Instant),
+        (client, origin, newcomer, begun): (Client, Option<Box<str>>, Box<Newcomer>, Instant),
         now: Instant,
     ) -> (Self, oneshot::Receiver<Reply>) {
         let (reply, answer) = oneshot::channel();
@@ -175,6 +178,7 @@ impl<M: Driven> Run<M> {
             link: ServerLink::new(client, origin),
             delivering: Delivery::default(),
             user: None,
+            newcomer: Some(newcomer),
             begun,
             heard: now,
             sleep: Box::pin(tokio::time::sleep_until(at.into())),
@@ -205,6 +209,7 @@ impl<M: Driven> Run<M> {
         if let Some(request) = self.machine.take_request() {
             self.span.record("domain", request.domain.as_str());
             self.recording.opening(&request.domain, now);
+            self.newcomer.iter_mut().for_each(|newcomer| newcomer.opens(&request.domain));
             self.link.open(request, &self.live.connector, &self.live.bosh_origins);
         }
         let Self { link, machine, worker, span, recording, .. } = self;
@@ -342,7 +347,7 @@ impl<M: Driven> Run<M> {
             let (_, rid, sender) = self.open.remove(at);
             let bytes = u32::try_from(reply.body.len()).unwrap_or(u32::MAX);
             if sender.send(reply).is_ok() {
-                self.worker.shared.metrics.bosh.responded(why);
+                self.worker.local.responded(why);
                 self.recording.note(What::Answer { rid, bytes, why }, now);
             } else {
                 untaken = true;
@@ -404,6 +409,7 @@ impl<M: Driven> Run<M> {
     fn rest(&mut self, now: Instant) -> bool {
         if self.permit.take().is_some() {
             self.link = ServerLink::closed();
+            self.newcomer = None;
             self.account(now);
         }
         self.place.as_mut().is_some_and(Registered::die)
@@ -462,6 +468,10 @@ impl<M: Driven> Run<M> {
             if stage.bound && !self.stage.bound {
                 let time = clock().saturating_duration_since(self.begun);
                 self.worker.local.bound(Transport::Bosh, time);
+                if let Some(newcomer) = self.newcomer.take() {
+                    let origins = &self.live.bosh_origins;
+                    newcomer.bound(Transport::Bosh, origins, &self.worker, now);
+                }
             }
             self.stage = stage;
             self.recording.stage(stage, now);
