@@ -58,6 +58,8 @@ fn every_panel_and_rule_has_something_to_show() -> Result {
         let scrape = Directory::new("scrape")?;
         let metrics = scrape.write("metrics", &load.gateway.metrics()?)?;
         let said = promtool(&["check", "metrics"], Some(&metrics))?;
+        let families = fs::read_to_string(&metrics)?.matches("# TYPE ").count();
+        println!("promtool check metrics, {families} families: {:?}", said.trim());
         ensure!(said.is_empty(), "promtool check metrics: {said}");
 
         let mut table = format!(

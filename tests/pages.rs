@@ -189,7 +189,7 @@ fn the_status_page_in_chromium() -> Result {
         Client::online(&endpoint, &server.account()).await?.cut()?;
         ensure!(Socket::request(&gateway.ws_url(), "").await?.is_err(), "no subprotocol is needed");
         let argument = json!({ "admin": format!("http://{}", gateway.admin()) });
-        run_script("status.mjs", argument, &directory, 7).with_context(|| gateway.log_tail(40))
+        run_script("status.mjs", argument, &directory, 8).with_context(|| gateway.log_tail(40))
     })
 }
 

@@ -179,7 +179,7 @@ fn upgraded(head: &[u8]) -> io::Result<Vec<u8>> {
         Verdict::Accept { accept_key, protocol } => {
             Ok(handshake::switching_protocols(&accept_key, protocol))
         }
-        Verdict::Refuse(answer) | Verdict::Plain(answer) => Err(io::Error::other(answer.text)),
+        Verdict::Refuse(_, answer) | Verdict::Plain(answer) => Err(io::Error::other(answer.text)),
     }
 }
 

@@ -45,6 +45,7 @@ use crate::proto::fault::Fault;
 use crate::proto::origins::Origins;
 use crate::session::bosh::create;
 use crate::session::meter::Meter;
+use crate::session::newcomer::Newcomer;
 use crate::session::registry::{Exchange, Refused};
 use crate::session::timer::clock;
 use crate::session::worker::{self, NoPlace, Worker};
@@ -101,6 +102,12 @@ struct Client {
     meter: Option<Rc<Meter>>,
     /// It is told to close the connection and look for another process.
     close: bool,
+}
+
+/// What a request says of the client, should it make a session.
+struct Said {
+    agent: Option<HeaderValue>,
+    origin: Option<HeaderValue>,
 }
 
 /// A request that its session has.
@@ -168,6 +175,8 @@ impl Face {
             return close(self.later(&client), LATER, payload);
         }
         let open = self.worker.local.request_opened();
+        let value = |name| headers.get(name).cloned();
+        let said = Said { agent: value(header::USER_AGENT), origin: value(header::ORIGIN) };
         let limit = self.live.bosh.body_bytes;
         let mut watch = None;
         let read = match Coding::of(headers, settings.gzip) {
@@ -204,7 +213,9 @@ impl Face {
             }
             Err(failure) => return self.unread(&client, failure, payload),
         };
-        match self.bring(request, &client, received) {
+        let brought = self.bring(request, &client, &said, received);
+        drop(said);
+        match brought {
             Ok(answer) => {
                 if let Some(meter) = &client.meter {
                     meter.bosh();
@@ -245,6 +256,7 @@ impl Face {
         &self,
         request: Result<Body, Unreadable>,
         Client { caller, origin, meter, .. }: &Client,
+        said: &Said,
         received: Instant,
     ) -> Result<oneshot::Receiver<Reply>, (Refusal, Instead)> {
         let shared = &self.worker.shared;
@@ -288,7 +300,10 @@ impl Face {
             (Refusal::Overload, Instead::Later)
         })?;
         let begun = meter.as_ref().map_or(received, |meter| meter.begun(received));
-        let client = (caller.client(), begun);
+        let [agent, page] =
+            [&said.agent, &said.origin].map(|value| value.as_ref().map(HeaderValue::as_bytes));
+        let newcomer = Newcomer::new(agent, page, caller.limited, &shared.sessions);
+        let client = (caller.client(), begun, newcomer);
         create(&self.worker, &self.live, body, permit, client, origin.as_deref())
             .map_err(|reply| (Refusal::Creation, Instead::Reply(reply)))
     }

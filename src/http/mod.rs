@@ -33,10 +33,14 @@ use actix_web::http::{Method, StatusCode, Uri};
 use actix_web::{HttpMessage as _, HttpRequest, HttpResponse, web};
 use arc_swap::ArcSwap;
 
+use self::caller::Caller;
 use self::guard::Watch;
+use crate::metrics::Upgrade;
 use crate::proto::handshake::{self, Answer, Verdict, Version};
 use crate::proto::host_meta::Discovery;
 use crate::proto::origins::Origins;
+use crate::session::newcomer::Newcomer;
+use crate::session::timer::clock;
 use crate::session::worker::{self, Worker};
 
 /// What requests are judged by and sessions are made with. A reload of the configuration puts
@@ -166,7 +170,7 @@ pub fn configure(
                 } else if is_bosh {
                     bosh::Face::new(worker, &live).answer(asked, payload).await
                 } else {
-                    plain(&live.routes, &asked)
+                    plain(&live, &worker, &asked)
                 }
             }
         }));
@@ -249,17 +253,48 @@ fn is_bodyless(headers: &HeaderMap) -> bool {
         && !headers.contains_key(header::TRANSFER_ENCODING)
 }
 
-fn plain(routes: &Routes, asked: &Asked) -> HttpResponse {
+fn plain(live: &Live, worker: &Worker, asked: &Asked) -> HttpResponse {
     let request = &asked.request;
     let headers = asked.headers().iter().map(|(name, value)| (name.as_str(), value.as_bytes()));
     let version = version(request.version());
-    match routes.judge(request.path(), request.method().as_str(), version, headers) {
-        Judged::NotFound(answer)
-        | Judged::WebSocket(Verdict::Refuse(answer) | Verdict::Plain(answer)) => respond(&answer),
+    let refused = |outcome| {
+        let caller = Caller::of(&door::arrival(request), asked.headers(), &live.trust);
+        upgrade_refused(worker, &caller, outcome);
+    };
+    match live.routes.judge(request.path(), request.method().as_str(), version, headers) {
+        Judged::NotFound(answer) | Judged::WebSocket(Verdict::Plain(answer)) => respond(&answer),
+        // What made it an upgrade for the hook was lost on its way.
+        Judged::WebSocket(Verdict::Refuse(why, answer)) => {
+            refused(why.into());
+            respond(&answer)
+        }
         // An acceptable upgrade is taken by the hook before it comes here, unless it has a body or
         // names several protocols, which no WebSocket client does.
-        Judged::WebSocket(Verdict::Accept { .. }) => respond(&handshake::not_plain()),
+        Judged::WebSocket(Verdict::Accept { .. }) => {
+            refused(Upgrade::Malformed);
+            respond(&handshake::not_plain())
+        }
     }
+}
+
+/// An upgrade request of `caller` is refused.
+fn upgrade_refused(worker: &Worker, caller: &Caller, outcome: Upgrade) {
+    worker.shared.metrics.upgrades.came_to(outcome);
+    if let Some(address) = caller.limited {
+        let fallbacks = worker.shared.sessions.fallbacks();
+        fallbacks.failed(fallbacks.address(address), outcome, clock());
+    }
+}
+
+/// What is known of a client that begins a session.
+fn newcomer(
+    headers: &actix_http::header::HeaderMap,
+    caller: &Caller,
+    worker: &Worker,
+) -> Box<Newcomer> {
+    let value = |name| headers.get(name).map(HeaderValue::as_bytes);
+    let (agent, origin) = (value(header::USER_AGENT), value(header::ORIGIN));
+    Newcomer::new(agent, origin, caller.limited, &worker.shared.sessions)
 }
 
 fn respond(answer: &Answer) -> HttpResponse {

@@ -24,6 +24,7 @@ use crate::io::Io;
 use crate::metrics::Upgrade;
 use crate::proto::handshake::{self, Verdict};
 use crate::session::meter::Meter;
+use crate::session::newcomer::Newcomer;
 use crate::session::run::Run;
 use crate::session::timed::Timed;
 use crate::session::timer::clock;
@@ -72,6 +73,8 @@ impl Hook {
             live.routes.judge(request.path(), request.method().as_str(), version, headers)
         };
         let origin = super::bosh::origin(request.headers());
+        let newcomer = matches!(judged, Judged::WebSocket(Verdict::Accept { .. }))
+            .then(|| super::newcomer(request.headers(), &caller, &self.worker));
         super::let_go_of_head(request.head_mut());
         drop(request);
         let parts = framed.into_parts();
@@ -85,6 +88,7 @@ impl Hook {
         drop((parts.codec, parts.read_buf, parts.write_buf));
 
         let metrics = &self.worker.shared.metrics;
+        let refused = |outcome| super::upgrade_refused(&self.worker, &caller, outcome);
         let refusal = match judged {
             Judged::WebSocket(Verdict::Accept { accept_key, protocol }) => {
                 let sessions = &self.worker.shared.sessions;
@@ -99,7 +103,7 @@ impl Hook {
                 let allowed = sessions.addresses().request(caller.limited, now);
                 match allowed.map_err(NoPlace::Limit).and_then(admit) {
                     Ok(permit) => {
-                        metrics.upgrade(Upgrade::Accepted);
+                        metrics.upgrades.came_to(Upgrade::Accepted);
                         let begun = meter.begun(now);
                         meter.upgraded();
                         answer.extend(handshake::switching_protocols(&accept_key, protocol));
@@ -111,14 +115,14 @@ impl Hook {
                                 early,
                                 live,
                                 permit,
-                                (caller.client(), origin),
+                                (caller.client(), origin, newcomer),
                             )
                             .await;
                     }
-                    Err(NoPlace::Draining) => metrics.upgrade(Upgrade::Drain),
+                    Err(NoPlace::Draining) => refused(Upgrade::Drain),
                     Err(NoPlace::Limit(limit)) => {
                         metrics.limits.hit(limit);
-                        metrics.upgrade(Upgrade::Overload);
+                        refused(Upgrade::Overload);
                         if let Some(held_back) = self.worker.overload_warnings.admit(now) {
                             let (sessions, why) = (sessions.open(), limit.key());
                             warn!(
@@ -133,16 +137,12 @@ impl Hook {
                 let wait = u32::try_from(wait).unwrap_or(u32::MAX);
                 handshake::overload(wait, live.routes.origins(), origin.as_deref())
             }
-            Judged::WebSocket(Verdict::Refuse(answer)) => {
-                metrics.upgrade(if answer.status == 403 {
-                    Upgrade::Origin
-                } else {
-                    Upgrade::Refused
-                });
+            Judged::WebSocket(Verdict::Refuse(why, answer)) => {
+                refused(why.into());
                 answer
             }
             Judged::NotFound(answer) => {
-                metrics.upgrade(Upgrade::Refused);
+                refused(Upgrade::NotFound);
                 answer
             }
             Judged::WebSocket(Verdict::Plain(answer)) => answer,
@@ -165,7 +165,7 @@ impl Hook {
         early: Vec<u8>,
         live: Arc<worker::Live>,
         permit: worker::Permit,
-        (who, origin): (upstream::Client, Option<String>),
+        (who, origin, newcomer): (upstream::Client, Option<String>, Option<Box<Newcomer>>),
     ) -> Result<(), actix_http::Error> {
         // Ninety-odd bytes into an empty socket buffer: this does not wait.
         if tokio::time::timeout(REFUSAL_PATIENCE, tell(&mut socket, answer)).await.is_err() {
@@ -191,7 +191,7 @@ impl Hook {
             early,
             permit,
             span,
-            (who, origin),
+            (who, origin, newcomer),
             (meter, begun),
             clock(),
         );

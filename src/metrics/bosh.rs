@@ -201,9 +201,6 @@ mod tests {
     fn labels_are_in_the_order_of_their_enums() {
         let metrics = Metrics::register().unwrap();
         let (bosh, local) = (&metrics.bosh, metrics.local());
-        local.responded(Why::Created);
-        local.responded(Why::Report);
-        local.responded(Why::Terminate);
         bosh.terminated(Some(Condition::BadRequest));
         bosh.terminated(Some(Condition::ItemNotFound));
         bosh.terminated(Some(Condition::UndefinedCondition));
@@ -216,10 +213,6 @@ mod tests {
         assert_eq!(metrics.open_requests(), 1);
         let text = || String::from_utf8(metrics.render().unwrap()).unwrap();
         for (sample, value) in [
-            ("responses_total{why=\"created\"}", 1),
-            ("responses_total{why=\"report\"}", 1),
-            ("responses_total{why=\"terminate\"}", 1),
-            ("responses_total{why=\"payload\"}", 0),
             ("terminations_total{condition=\"bad-request\"}", 1),
             ("terminations_total{condition=\"item-not-found\"}", 1),
             ("terminations_total{condition=\"undefined-condition\"}", 1),

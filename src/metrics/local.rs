@@ -403,7 +403,7 @@ impl fmt::Debug for Locals {
 }
 
 /// Name, help, names of the labels.
-type Family = (&'static str, &'static str, &'static [&'static str]);
+pub(super) type Family = (&'static str, &'static str, &'static [&'static str]);
 
 const ELEMENTS: Family = (
     "bosphorus_stanzas_total",
@@ -680,7 +680,11 @@ impl Collector for Locals {
     }
 }
 
-fn family((name, help, _): Family, kind: MetricType, samples: Vec<Metric>) -> MetricFamily {
+pub(super) fn family(
+    (name, help, _): Family,
+    kind: MetricType,
+    samples: Vec<Metric>,
+) -> MetricFamily {
     let mut family = MetricFamily::default();
     family.set_name(name.to_owned());
     family.set_help(help.to_owned());
@@ -702,7 +706,7 @@ fn sample(labels: &[(&str, &str)]) -> Metric {
     Metric::from_label(pairs)
 }
 
-fn counter(labels: &[(&str, &str)], count: u64) -> Metric {
+pub(super) fn counter(labels: &[(&str, &str)], count: u64) -> Metric {
     real(labels, count as f64)
 }
 
@@ -767,6 +771,10 @@ mod tests {
             worker.waited(Duration::from_secs(61));
             worker.spent(Some(Transport::Bosh), time);
             worker.spent(None, time);
+            worker.responded(Why::Created);
+            for _ in 0..3 {
+                worker.responded(Why::Terminate);
+            }
         }
         let text = text(&registry);
         for line in [
@@ -784,6 +792,9 @@ mod tests {
             "bosphorus_cpu_seconds_total{transport=\"bosh\"} 0.0005",
             "bosphorus_cpu_seconds_total{transport=\"none\"} 0.0005",
             "bosphorus_cpu_seconds_total{transport=\"websocket\"} 0",
+            "bosphorus_bosh_responses_total{why=\"created\"} 2",
+            "bosphorus_bosh_responses_total{why=\"payload\"} 0",
+            "bosphorus_bosh_responses_total{why=\"terminate\"} 6",
         ] {
             assert!(text.lines().any(|it| it == line), "{line} is not in\n{text}");
         }

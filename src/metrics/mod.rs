@@ -2,10 +2,12 @@
 //!
 //! The transport is a label, never part of a name: comparing is the product. Labels come from
 //! enums, so their number is known when the program is compiled; no sid, JID, address, domain or
-//! free text of a client's is ever one (SEC-15). Only servers are labels as the configuration has
-//! them.
+//! free text of a client's is ever one (SEC-15). Only servers and domains are labels as the
+//! configuration has them, and, bounded, the origins of the pages that users log in from
+//! ([`Census`]).
 
 mod bosh;
+mod census;
 mod cpu;
 pub mod heap;
 mod http;
@@ -14,6 +16,7 @@ mod local;
 mod process;
 mod snapshot;
 mod tls;
+mod upgrades;
 mod upstream;
 
 use std::sync::Arc;
@@ -24,10 +27,12 @@ use prometheus::{
 };
 
 pub use bosh::{BoshMetrics, Refusal};
+pub use census::Census;
 pub use http::{Connection, ConnectionGuard, HttpMetrics};
 pub use limits::{Limit, LimitMetrics, ProxyHeader};
 pub use local::{Carried, Direction, Local, OpenGuard};
 pub use tls::{Handshake, TlsMetrics};
+pub use upgrades::{Upgrade, UpgradeMetrics};
 pub use upstream::{Servers, Up};
 
 use self::local::Locals;
@@ -66,45 +71,6 @@ impl Transport {
     }
 }
 
-/// What became of an HTTP upgrade request.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Upgrade {
-    /// 101 was sent.
-    Accepted,
-    /// The request was refused: protocol, version, path or key.
-    Refused,
-    /// The `Origin` is not allowed.
-    Origin,
-    /// A limit on sessions was reached.
-    Overload,
-    /// The process is ending.
-    Drain,
-    /// 101 was sent, but the connection ended before a stream was opened.
-    NeverOpened,
-}
-
-impl Upgrade {
-    const ALL: [Self; 6] = [
-        Self::Accepted,
-        Self::Refused,
-        Self::Origin,
-        Self::Overload,
-        Self::Drain,
-        Self::NeverOpened,
-    ];
-
-    fn label(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Refused => "refused",
-            Self::Origin => "origin",
-            Self::Overload => "overload",
-            Self::Drain => "drain",
-            Self::NeverOpened => "never_opened",
-        }
-    }
-}
-
 const KINDS: [&str; 4] = ["message", "presence", "iq", "nonza"];
 
 /// The children of one transport, resolved once.
@@ -132,6 +98,8 @@ pub struct Metrics {
     registry: Registry,
     /// What only BOSH has.
     pub bosh: BoshMetrics,
+    /// Who logs in, and how.
+    pub census: Census,
     /// What HTTP connections do.
     pub http: HttpMetrics,
     /// What is counted when a limit is reached, and at the door.
@@ -140,7 +108,8 @@ pub struct Metrics {
     pub tls: TlsMetrics,
     locals: Locals,
     transports: [TransportMetrics; 3],
-    upgrades: [IntCounter; 6],
+    /// What becomes of WebSocket upgrades.
+    pub upgrades: UpgradeMetrics,
     upstream_connects: IntCounterVec,
     /// Seconds from the client's opening to a negotiated upstream stream, failures included.
     pub upstream_connect_seconds: Histogram,
@@ -188,12 +157,6 @@ impl Metrics {
             "bosphorus_sessions_ended_total",
             "Sessions ended, by reason and by who is to blame",
             &["transport", "reason", "blame"],
-        )?;
-        let upgrades = int_counter_vec(
-            &registry,
-            "bosphorus_upgrades_total",
-            "WebSocket upgrade requests by outcome; never_opened is counted beside accepted",
-            &["outcome"],
         )?;
         let upstream_connects = int_counter_vec(
             &registry,
@@ -281,14 +244,17 @@ impl Metrics {
         let servers = Servers::register(&registry)?;
         let http = HttpMetrics::register(&registry)?;
         let limits = LimitMetrics::register(&registry)?;
+        let upgrades = UpgradeMetrics::register(&registry)?;
+        let census = Census::register(&registry)?;
         Ok(Arc::new(Self {
             bosh,
+            census,
             tls,
             locals,
             http,
             limits,
             transports,
-            upgrades: Upgrade::ALL.map(|outcome| upgrades.with_label_values(&[outcome.label()])),
+            upgrades,
             upstream_connects,
             upstream_connect_seconds,
             repaired: repairs.with_label_values(&["repaired"]),
@@ -322,11 +288,6 @@ impl Metrics {
     #[must_use]
     pub fn open_requests(&self) -> u64 {
         self.locals.open_requests()
-    }
-
-    /// Counts one upgrade request.
-    pub fn upgrade(&self, outcome: Upgrade) {
-        self.upgrades[outcome as usize].inc();
     }
 
     /// Counts one reload of the configuration.

@@ -139,6 +139,17 @@ impl<T> ByDomain<T> {
             .or(self.any.as_ref())
     }
 
+    /// What `domain` is served by: its name, `*.` and the longest suffix, or `*`; `None` if it is
+    /// not served.
+    #[must_use]
+    pub fn pattern(&self, domain: &Domain) -> Option<String> {
+        if self.domains.contains_key(domain) {
+            return Some(domain.as_str().to_owned());
+        }
+        let suffix = domain.parents().find(|parent| self.suffixes.contains_key(*parent));
+        suffix.map(|suffix| format!("*.{suffix}")).or(self.any.as_ref().map(|_| "*".to_owned()))
+    }
+
     /// All of it.
     pub fn values(&self) -> impl Iterator<Item = &T> {
         self.domains.values().chain(self.suffixes.values()).chain(&self.any)

@@ -48,9 +48,34 @@ pub enum Verdict {
         protocol: bool,
     },
     /// It was meant as an upgrade, and is refused.
-    Refuse(Answer),
+    Refuse(Refusal, Answer),
     /// It was not meant as an upgrade: a browser, a probe, a keepalive (WS-05).
     Plain(Answer),
+}
+
+/// Why what was meant as an upgrade is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Refusal {
+    /// Another method than `GET`.
+    Method,
+    /// The header `Upgrade` is missing: a reverse proxy has dropped it.
+    NoUpgrade,
+    /// `Connection` does not name `Upgrade`: the same.
+    NoConnection,
+    /// It came as HTTP/1.0, which some reverse proxies speak unless they are told.
+    Http10,
+    /// It came over HTTP/2.
+    Http2,
+    /// Another version of WebSocket than 13.
+    Version,
+    /// `Sec-WebSocket-Key` is missing or none.
+    Key,
+    /// A page of an origin that is not served.
+    Origin,
+    /// No `Origin`, where one is required.
+    NoOrigin,
+    /// The subprotocol `xmpp` is not offered, where that is required.
+    Subprotocol,
 }
 
 /// An answer that ends the matter.
@@ -125,33 +150,35 @@ pub fn judge<'a>(
     }
     let refuse = |status, text| Answer::new(status, text, cors());
     if method != "GET" {
-        return Verdict::Refuse(refuse(405, NOT_GET).with("Allow", "GET, HEAD"));
+        let answer = refuse(405, NOT_GET).with("Allow", "GET, HEAD");
+        return Verdict::Refuse(Refusal::Method, answer);
     }
-    if let Some(missing) = request.missing(version) {
-        return Verdict::Refuse(refuse(400, missing));
+    if let Some((why, missing)) = request.missing(version) {
+        return Verdict::Refuse(why, refuse(400, missing));
     }
     if request.hixie || request.version != Once::Value(true) {
         // RFC 6455 §4.4; RFC 9110 §15.5.22: a 426 says what to upgrade to.
         return Verdict::Refuse(
+            Refusal::Version,
             refuse(426, OTHER_VERSION)
                 .with("Sec-WebSocket-Version", "13")
                 .with("Upgrade", "websocket"),
         );
     }
     let Once::Value(accept_key) = &request.accept_key else {
-        return Verdict::Refuse(refuse(400, BAD_KEY));
+        return Verdict::Refuse(Refusal::Key, refuse(400, BAD_KEY));
     };
     let refused_origin = match &request.origin {
         Once::Value(origin) if settings.origins.allows(origin) => None,
         Once::Wrong if settings.origins == Origins::Any => None,
-        Once::Value(_) | Once::Wrong => Some(OTHER_ORIGIN),
-        Once::Missing => settings.require_origin.then_some(NO_ORIGIN),
+        Once::Value(_) | Once::Wrong => Some((Refusal::Origin, OTHER_ORIGIN)),
+        Once::Missing => settings.require_origin.then_some((Refusal::NoOrigin, NO_ORIGIN)),
     };
-    if let Some(text) = refused_origin {
-        return Verdict::Refuse(refuse(403, text));
+    if let Some((why, text)) = refused_origin {
+        return Verdict::Refuse(why, refuse(403, text));
     }
     if !request.protocol && settings.require_subprotocol {
-        return Verdict::Refuse(refuse(400, NO_PROTOCOL));
+        return Verdict::Refuse(Refusal::Subprotocol, refuse(400, NO_PROTOCOL));
     }
     Verdict::Accept { accept_key: accept_key.clone(), protocol: request.protocol }
 }
@@ -246,13 +273,13 @@ impl Request {
     }
 
     /// What the way here has taken from the request.
-    fn missing(&self, version: Version) -> Option<&'static str> {
+    fn missing(&self, version: Version) -> Option<(Refusal, &'static str)> {
         match (version, self.upgrade, self.connection) {
             (Version::Http11, true, true) => None,
-            (Version::Http11, false, _) => Some(NO_UPGRADE),
-            (Version::Http11, true, false) => Some(NO_CONNECTION),
-            (Version::Http10, ..) => Some(HTTP_10),
-            (Version::Http2, ..) => Some(HTTP_2),
+            (Version::Http11, false, _) => Some((Refusal::NoUpgrade, NO_UPGRADE)),
+            (Version::Http11, true, false) => Some((Refusal::NoConnection, NO_CONNECTION)),
+            (Version::Http10, ..) => Some((Refusal::Http10, HTTP_10)),
+            (Version::Http2, ..) => Some((Refusal::Http2, HTTP_2)),
         }
     }
 }

@@ -5,6 +5,7 @@
 //! presence, iq), *nonza* (any other top-level element), *server* for the XMPP server and
 //! *upstream* for our side of the link to it.
 
+pub mod agent;
 pub mod bosh;
 pub mod c2s;
 pub mod domain;
@@ -16,6 +17,7 @@ pub mod host_meta;
 pub mod item;
 pub mod ns;
 pub mod origins;
+pub mod page;
 pub mod seam;
 pub mod stream;
 pub mod ws;

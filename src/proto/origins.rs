@@ -31,6 +31,14 @@ impl Origins {
         }
     }
 
+    /// The entry of the list that is this very origin, without a star.
+    #[must_use]
+    pub fn exact(&self, origin: &str) -> Option<&str> {
+        let Self::Listed(list) = self else { return None };
+        let origin = bare(origin);
+        list.iter().map(|listed| &**listed).find(|listed| bare(listed).eq_ignore_ascii_case(origin))
+    }
+
     /// The CORS headers of an answer to a request from `origin`, without which a page does not see
     /// it (WS-05, SEC-02). With `credentials` it may be one with cookies, if its origin is listed:
     /// never any origin (SEC-03).
@@ -105,7 +113,7 @@ fn matches(listed: &str, origin: &str) -> bool {
 }
 
 /// An origin without what may be left out of it.
-fn bare(origin: &str) -> &str {
+pub(super) fn bare(origin: &str) -> &str {
     let origin = origin.strip_suffix('/').unwrap_or(origin);
     let port = match origin.split_once("://") {
         Some((scheme, _)) if scheme.eq_ignore_ascii_case("https") => ":443",

@@ -23,6 +23,7 @@ use tracing::{Span, debug, error, info_span};
 use super::budget::{Account, Owner};
 use super::delivery::Delivery;
 use super::link::{Machine, ServerLink};
+use super::newcomer::Newcomer;
 use super::recorder::event::{Order, Rid, Side, What};
 use super::recorder::record::Recording;
 use super::registry::{Exchange, Mailbox, Registered};
@@ -46,8 +47,8 @@ const FIRST: RequestId = RequestId(0);
 const FIRST_RID: Rid = Some(std::num::NonZeroU32::MIN);
 
 /// Makes the session that `body` asks for on behalf of `client` (its `id` is given here), who began
-/// at `begun`, and starts its task on this worker; `origin` is that of the page which asks, if one
-/// does. The receiver gets the creation response. If the client's connection is TLS, those of all
+/// at `begun`, and is a `newcomer`, and starts its task on this worker; `origin` is that of the page
+/// which asks, if one does. The receiver gets the creation response. If the client's connection is TLS, those of all
 /// its further requests have to be (BOSH-89).
 ///
 /// # Errors
@@ -57,7 +58,7 @@ pub fn create(
     live: &Arc<Live>,
     body: Body,
     permit: Permit,
-    (client, begun): (Client, Instant),
+    (client, begun, newcomer): (Client, Instant, Box<Newcomer>),
     origin: Option<&str>,
 ) -> Result<oneshot::Receiver<Reply>, Reply> {
     let now = clock();
@@ -83,7 +84,7 @@ pub fn create(
     let at = (Rc::clone(worker), Arc::clone(live));
     let origin = live.bosh_origins.of_interest(origin);
     let (run, answer) =
-        Run::new(at, machine, (place, mailbox), permit, (client, origin, begun), now);
+        Run::new(at, machine, (place, mailbox), permit, (client, origin, newcomer, begun), now);
     run.recording.created(rid, now);
     actix_rt::spawn(Timed::new(run, timed::Bosh(Arc::clone(&worker.local))));
     Ok(answer)
@@ -118,6 +119,8 @@ struct Run<M: Driven> {
     delivering: Delivery,
     /// Whose it is, once that is known.
     user: Option<User>,
+    /// Who it is of, until it has bound a resource.
+    newcomer: Option<Box<Newcomer>>,
     /// When the client began.
     begun: Instant,
     /// When the last request came.
@@ -149,7 +152,7 @@ impl<M: Driven> Run<M> {
         machine: M,
         (place, mailbox): (Registered, Mailbox),
         permit: Permit,
-        (client, origin, begun): (Client, Option<Box<str>>, Instant),
+        (client, origin, newcomer, begun): (Client, Option<Box<str>>, Box<Newcomer>, Instant),
         now: Instant,
     ) -> (Self, oneshot::Receiver<Reply>) {
         let (reply, answer) = oneshot::channel();
@@ -176,6 +179,7 @@ impl<M: Driven> Run<M> {
             link: ServerLink::new(client, origin),
             delivering: Delivery::default(),
             user: None,
+            newcomer: Some(newcomer),
             begun,
             heard: now,
             sleep: Box::pin(tokio::time::sleep_until(at.into())),
@@ -206,6 +210,7 @@ impl<M: Driven> Run<M> {
         if let Some(request) = self.machine.take_request() {
             self.span.record("domain", request.domain.as_str());
             self.recording.opening(&request.domain, now);
+            self.newcomer.iter_mut().for_each(|newcomer| newcomer.opens(&request.domain));
             self.link.open(request, &self.live.connector, &self.live.bosh_origins);
         }
         let Self { link, machine, worker, span, recording, .. } = self;
@@ -410,6 +415,7 @@ impl<M: Driven> Run<M> {
     fn rest(&mut self, now: Instant) -> bool {
         if self.permit.take().is_some() {
             self.link = ServerLink::closed();
+            self.newcomer = None;
             self.account(now);
         }
         self.place.as_mut().is_some_and(Registered::die)
@@ -472,6 +478,10 @@ impl<M: Driven> Run<M> {
             if stage.bound && !self.stage.bound {
                 let time = clock().saturating_duration_since(self.begun);
                 self.worker.local.bound(Transport::Bosh, time);
+                if let Some(newcomer) = self.newcomer.take() {
+                    let origins = &self.live.bosh_origins;
+                    newcomer.bound(Transport::Bosh, origins, &self.worker, now);
+                }
             }
             self.stage = stage;
             self.recording.stage(stage, now);

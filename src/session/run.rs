@@ -20,6 +20,7 @@ use super::budget::{Account, Owner};
 use super::delivery::{Delivery, Taken};
 use super::link::{Machine, ServerLink, read_some};
 use super::meter::Meter;
+use super::newcomer::Newcomer;
 use super::pending::Pending;
 use super::recorder::event::{Side, What};
 use super::recorder::record::Recording;
@@ -55,6 +56,8 @@ pub struct Run {
     meter: Rc<Meter>,
     /// Whose it is, once that is known.
     user: Option<User>,
+    /// Who it is of, until it has bound a resource.
+    newcomer: Option<Box<Newcomer>>,
     /// When the client began.
     begun: Instant,
     /// When the last byte of the client came.
@@ -97,7 +100,7 @@ impl Run {
         early: Vec<u8>,
         permit: Permit,
         span: Span,
-        (who, origin): (upstream::Client, Option<Box<str>>),
+        (who, origin, newcomer): (upstream::Client, Option<Box<str>>, Option<Box<Newcomer>>),
         (meter, begun): (Rc<Meter>, Instant),
         now: Instant,
     ) -> Self {
@@ -114,6 +117,7 @@ impl Run {
             delivering: Default::default(),
             meter,
             user: None,
+            newcomer,
             begun,
             heard: now,
             held_client: early,
@@ -259,6 +263,7 @@ impl Run {
         let Some(request) = self.machine.take_request() else { return };
         self.span.record("domain", request.domain.as_str());
         self.recording.opening(&request.domain, now);
+        self.newcomer.iter_mut().for_each(|newcomer| newcomer.opens(&request.domain));
         self.link.open(request, &self.live.connector, &self.live.websocket_origins);
     }
 
@@ -468,6 +473,12 @@ impl Run {
         then
     }
 
+    /// It ends, and was of no use.
+    fn came_to(&self, outcome: Upgrade, now: Instant) {
+        self.worker.shared.metrics.upgrades.came_to(outcome);
+        self.newcomer.iter().for_each(|newcomer| newcomer.failed(outcome, &self.worker, now));
+    }
+
     /// Records how far the session has come.
     fn follow(&mut self, now: Instant) {
         if let Some(jid) = self.machine.take_jid() {
@@ -480,6 +491,9 @@ impl Run {
         if stage != self.stage {
             if let (true, Some(transport)) = (stage.bound && !self.stage.bound, self.transport) {
                 self.worker.local.bound(transport, clock().saturating_duration_since(self.begun));
+                if let Some(newcomer) = self.newcomer.take() {
+                    newcomer.bound(transport, &self.live.websocket_origins, &self.worker, now);
+                }
             }
             self.stage = stage;
             self.recording.stage(stage, now);
@@ -596,9 +610,13 @@ impl Drop for Run {
             (Some(transport), fault) => {
                 let fault = fault.unwrap_or(Fault::Drain);
                 self.worker.session_ended(&self.span, transport, fault, self.opened, now);
+                let outcome = Upgrade::before_login(fault);
+                if let Some(outcome) = outcome.filter(|_| !self.machine.is_authenticated()) {
+                    self.came_to(outcome, now);
+                }
             }
             (None, fault) => {
-                self.worker.shared.metrics.upgrade(Upgrade::NeverOpened);
+                self.came_to(Upgrade::NeverOpened, now);
                 let reason = fault.map_or("drain", |fault| fault.label());
                 let seconds = now.duration_since(self.opened).as_secs_f64();
                 self.span.in_scope(|| debug!(reason, seconds, "session_never_opened"));

@@ -16,6 +16,7 @@ use tracing::{Span, debug, error, info, warn};
 
 use super::addresses::{Addresses, SessionPlace};
 use super::budget::Budget;
+use super::fallbacks::Fallbacks;
 use super::recorder::Recorder;
 use super::recorder::record::{Record, Recording};
 use super::registry::Registry;
@@ -73,6 +74,7 @@ pub struct Sessions {
     limit: AtomicUsize,
     addresses: Arc<Addresses>,
     returns: Returns,
+    fallbacks: Fallbacks,
     budget: Budget,
     draining: tokio::sync::watch::Sender<Option<Drain>>,
 }
@@ -135,6 +137,7 @@ impl Sessions {
             limit: AtomicUsize::new(limit),
             addresses,
             returns: Returns::default(),
+            fallbacks: Fallbacks::default(),
             budget,
             draining: tokio::sync::watch::Sender::new(None),
         }
@@ -189,6 +192,12 @@ impl Sessions {
     #[must_use]
     pub fn returns(&self) -> &Returns {
         &self.returns
+    }
+
+    /// Where WebSockets come to nothing.
+    #[must_use]
+    pub fn fallbacks(&self) -> &Fallbacks {
+        &self.fallbacks
     }
 
     /// What each address has.

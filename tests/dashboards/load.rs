@@ -21,6 +21,11 @@ use crate::prometheus::{Prometheus, Rule};
 
 /// The name in the gateway's certificate.
 const NAME: &str = "gateway.test";
+/// Loopback is no proxy here, so that whoever falls back to BOSH is known; nor is it limited.
+const LIMITS: &str = "[limits]\nexempt_peers = []\nsessions_per_address = 0\n\
+    unauthenticated_per_address = 0\nnew_sessions_per_minute = 0\nauth_failures_per_minute = 0\n\
+    requests_per_second = 0\nconnections_per_address = 0\nnew_connections_per_second = 0\n\
+    unknown_sids_per_minute = 0\n";
 /// How many scrapes of the load there are before anything is asked.
 const SCRAPES: f64 = 24.0;
 /// Who uses the gateway.
@@ -48,7 +53,7 @@ impl Load {
         let (chain, key) = (files.write("chain.pem", chain)?, files.write("key.pem", key)?);
         let [port] = free_ports()?;
         let toml = format!(
-            "[listen]\ntls_addresses = [\"127.0.0.1:{port}\"]\n[[tls.certificates]]\n\
+            "{LIMITS}[listen]\ntls_addresses = [\"127.0.0.1:{port}\"]\n[[tls.certificates]]\n\
              certificate = {chain:?}\nkey = {key:?}\n{}",
             domain_toml(&server)
         );

@@ -77,9 +77,13 @@ await drive(config, async (browser, step) => {
   });
 
   await step(tab, "refusals, endings and servers are listed", async () => {
-    await tab.until("the refused upgrade", () => /WebSocket upgrade\s+refused\s+1/.test(document.getElementById("refused").innerText));
+    await tab.until("the refused upgrade", () => /WebSocket upgrade\s+subprotocol\s+1/.test(document.getElementById("refused").innerText));
     await tab.until("the ending", () => /client lost\s+client\s+1\s+0/.test(document.getElementById("endings").innerText));
     await tab.until("the server", () => /xmpp:\/\/127\.0\.0\.1:\d+\s+up/.test(document.getElementById("servers").innerText));
+  });
+
+  await step(tab, "who still uses BOSH is listed", async () => {
+    await tab.until("the one over BOSH", () => /Client\s+Page\s+Domain\s+Logins\s+none\s+none\s+\S+\s+1$/.test(document.getElementById("census").innerText.trim()));
   });
 
   await step(tab, "the last minute, by keyboard", async () => {

@@ -50,7 +50,7 @@ fn accepted(protocol: bool) -> Verdict {
 
 #[track_caller]
 fn refused(verdict: Verdict) -> Answer {
-    let Verdict::Refuse(answer) = verdict else { panic!("{verdict:?} is no refusal") };
+    let Verdict::Refuse(_, answer) = verdict else { panic!("{verdict:?} is no refusal") };
     answer
 }
 
@@ -178,15 +178,18 @@ fn a_plain_request_is_answered() {
 /// What a reverse proxy dropped is named.
 #[test]
 fn what_a_proxy_dropped_is_named() {
-    for (version, headers, word) in [
-        (Version::Http11, without("Upgrade"), "\"Upgrade: websocket\""),
-        (Version::Http11, without("Connection"), "Connection"),
-        (Version::Http11, changed(&[("Connection", "close")]), "Connection"),
-        (Version::Http10, changed(&[("Connection", "close")]), "HTTP/1.0"),
-        (Version::Http2, without("Upgrade"), "HTTP/2"),
+    let closing = changed(&[("Connection", "close")]);
+    for (version, headers, word, expected) in [
+        (Version::Http11, without("Upgrade"), "\"Upgrade: websocket\"", Refusal::NoUpgrade),
+        (Version::Http11, without("Connection"), "Connection", Refusal::NoConnection),
+        (Version::Http11, closing.clone(), "Connection", Refusal::NoConnection),
+        (Version::Http10, closing, "HTTP/1.0", Refusal::Http10),
+        (Version::Http2, without("Upgrade"), "HTTP/2", Refusal::Http2),
     ] {
-        let answer = refused(judge_as("GET", version, &headers, &settings()));
-        assert_eq!(answer.status, 400);
+        let Verdict::Refuse(why, answer) = judge_as("GET", version, &headers, &settings()) else {
+            panic!("it is accepted");
+        };
+        assert_eq!((why, answer.status), (expected, 400));
         assert!(answer.text.contains(word), "{}", answer.text);
     }
 }
@@ -199,7 +202,7 @@ fn only_listed_origins_are_served() {
         let origins: Vec<_> = origins.iter().map(|origin| ("Origin", *origin)).collect();
         match judge_as("GET", Version::Http11, &changed(&origins), settings) {
             Verdict::Accept { .. } => 101,
-            Verdict::Refuse(answer) | Verdict::Plain(answer) => answer.status,
+            Verdict::Refuse(_, answer) | Verdict::Plain(answer) => answer.status,
         }
     };
     for origin in [

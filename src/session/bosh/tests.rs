@@ -373,12 +373,13 @@ fn start((worker, live): &(Rc<Worker>, Arc<Live>), deadline: Option<Duration>) -
         weight: 0,
     };
     let permit = worker.shared.sessions.admit(None, clock()).expect("room");
+    let newcomer = Newcomer::new(None, None, None, &worker.shared.sessions);
     let (run, answer) = Run::new(
         (Rc::clone(worker), Arc::clone(live)),
         machine,
         place,
         permit,
-        (upstream::Client::default(), None, clock()),
+        (upstream::Client::default(), None, newcomer, clock()),
         clock(),
     );
     notes.borrow_mut().readers.push((FIRST.0, answer));

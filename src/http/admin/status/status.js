@@ -11,6 +11,8 @@ const KEPT = 310;
 /** Milliseconds between two questions where there is no feed, and before the feed is tried again. */
 const POLL = 2_000;
 const RETRY = 15_000;
+/** Rows of the table of those who use BOSH. */
+const CENSUS = 10;
 /** Milliseconds without figures that are told. */
 const SILENT = 5_000;
 
@@ -218,6 +220,15 @@ function showTables(span) {
     ...grown("bosphorus_limit_hits_total", "limit").map(([what, count]) => ["limit", what, whole(count)]),
   ];
   fill(table("refused"), ["What", "Why", "Times"], refused, "Nobody was refused in this time.");
+
+  const census = samples(span.now, "bosphorus_census_sessions_total", { transport: "bosh" })
+    .map(({ labels }) => [labels, span.count("bosphorus_census_sessions_total", labels)])
+    .filter(([, count]) => count > 0)
+    .sort(([, one], [, other]) => other - one)
+    .slice(0, CENSUS);
+  fill(table("census"), ["Client", "Page", "Domain", "Logins"],
+    census.map(([{ client, origin, domain }, count]) => [spaced(client), origin, domain, whole(count)]),
+    "Nobody has logged in over BOSH in this time.");
 
   const servers = samples(span.now, "bosphorus_upstream_server_up")
     .map(({ labels, value }) => [labels.server, value > 0 ? "up" : "down"]);

@@ -1,0 +1,114 @@
+//! Addresses where a WebSocket has come to nothing within the last minute: whoever logs in over BOSH
+//! from there has most likely tried it first.
+//!
+//! Of an address a hash is kept, keyed by this process, for a minute or until somebody has come, and
+//! of so many at most. Behind one address there may be many users, so that this is a hint and no
+//! count of them; where the address may be a proxy's (`limits.exempt_peers`) there is none at all.
+
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::hash::{BuildHasher as _, RandomState};
+use std::net::IpAddr;
+use std::num::NonZeroU64;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use super::worker::network;
+use crate::metrics::Upgrade;
+
+const SOON: Duration = Duration::from_secs(60);
+/// Locks, so that threads seldom meet at one.
+const SHARDS: usize = 16;
+/// Addresses in one shard, of 32 bytes or so each.
+const ADDRESSES: usize = 1024;
+
+/// An address, as far as it has to be told from others.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Address(NonZeroU64);
+
+/// What came to nothing where.
+#[derive(Debug, Default)]
+pub struct Fallbacks {
+    hasher: RandomState,
+    shards: [Mutex<HashMap<Address, (Instant, Upgrade)>>; SHARDS],
+}
+
+impl Fallbacks {
+    /// The address of a client; all of a /64 in IPv6 are one.
+    #[must_use]
+    pub fn address(&self, address: IpAddr) -> Address {
+        let hash = self.hasher.hash_one(network(address));
+        Address(NonZeroU64::new(hash).unwrap_or(NonZeroU64::MIN))
+    }
+
+    /// A WebSocket from there has come to nothing at `now`.
+    pub fn failed(&self, address: Address, outcome: Upgrade, now: Instant) {
+        let mut shard = self.shard(address);
+        if shard.len() >= ADDRESSES {
+            shard.retain(|_, (failed, _)| *failed + SOON > now);
+        }
+        // Above that so many fail that it does not matter how many exactly.
+        if shard.len() < ADDRESSES {
+            shard.insert(address, (now, outcome));
+        }
+    }
+
+    /// Somebody from there has logged in over BOSH; what had come to nothing just before.
+    pub fn came(&self, address: Address, now: Instant) -> Option<Upgrade> {
+        let mut shard = self.shard(address);
+        let Entry::Occupied(entry) = shard.entry(address) else { return None };
+        let (failed, outcome) = entry.remove();
+        (failed + SOON > now).then_some(outcome)
+    }
+
+    fn shard(&self, address: Address) -> MutexGuard<'_, HashMap<Address, (Instant, Upgrade)>> {
+        let index = (address.0.get() % SHARDS as u64) as usize;
+        self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::timer::clock;
+    use super::*;
+
+    fn address(fallbacks: &Fallbacks, text: &str) -> Address {
+        fallbacks.address(text.parse().unwrap())
+    }
+
+    #[test]
+    fn who_comes_soon_after_is_told_once() {
+        let (fallbacks, now) = (Fallbacks::default(), clock());
+        let one = address(&fallbacks, "192.0.2.1");
+        assert_eq!(fallbacks.came(one, now), None);
+        fallbacks.failed(one, Upgrade::NoUpgrade, now);
+        fallbacks.failed(one, Upgrade::NeverOpened, now);
+        assert_eq!(fallbacks.came(address(&fallbacks, "192.0.2.2"), now), None);
+        assert_eq!(
+            fallbacks.came(address(&fallbacks, "::ffff:192.0.2.1"), now + SOON / 2),
+            Some(Upgrade::NeverOpened)
+        );
+        assert_eq!(fallbacks.came(one, now), None);
+        fallbacks.failed(one, Upgrade::Origin, now);
+        assert_eq!(fallbacks.came(one, now + SOON), None);
+        fallbacks.failed(address(&fallbacks, "2001:db8::1"), Upgrade::Key, now);
+        assert_eq!(fallbacks.came(address(&fallbacks, "2001:db8::2"), now), Some(Upgrade::Key));
+    }
+
+    #[test]
+    fn no_more_are_remembered_than_fit() {
+        let (fallbacks, now) = (Fallbacks::default(), clock());
+        let all = |fallbacks: &Fallbacks| -> usize {
+            fallbacks.shards.iter().map(|shard| shard.lock().unwrap().len()).sum()
+        };
+        for n in 0..(2 * ADDRESSES * SHARDS) as u32 {
+            fallbacks.failed(fallbacks.address(n.to_be_bytes().into()), Upgrade::Origin, now);
+        }
+        assert!(all(&fallbacks) <= ADDRESSES * SHARDS);
+        for n in 0..4096_u32 {
+            let address = fallbacks.address((!n).to_be_bytes().into());
+            fallbacks.failed(address, Upgrade::Origin, now + SOON);
+        }
+        assert!(all(&fallbacks) < ADDRESSES * SHARDS);
+    }
+}
