@@ -87,10 +87,11 @@
 //! `benches/session`). The bytes of a client's connection are counted below TLS ([`io::Traffic`]),
 //! and are those of the transport that it turns out to carry ([`session::meter`]); an element is
 //! delivered when the last byte of it is with the kernel. What the kernel knows of the way to a client
-//! ([`io::tcp_info`]) is asked of it at the end of the connection, and once a minute at most before.
+//! ([`io::tcp_info`]) is asked of it at the end of the connection, and at most once a minute before.
 //! `tests/truth.rs` and `tests/truth_kernel.rs` hold all that equal to what an observer in front counts,
-//! and within a bucket of what clocks there show. Processor time is an estimate: of the polls of
-//! connections and sessions one of 64 is timed (`session::timed`).
+//! and within a bucket of what clocks there show. Who logs in is counted once in a session
+//! ([`metrics::Census`]). Processor time is an estimate: of the polls of connections and sessions one
+//! of 64 is timed (`session::timed`).
 //!
 //! # Why a session ended
 //!

@@ -41,8 +41,9 @@ use crate::proto::fault::Fault;
 
 /// Whether what passes is measured: the counters of [`Local`], the bytes of client connections, the
 /// times of deliveries and the clock that is read for them, the account of the heap. Not so with the
-/// feature `no-metrics`, beside which a benchmark holds the program to see what that costs. What
-/// happens once in a session or a connection is counted in any case, and the recorder records.
+/// feature `no-metrics`, beside which a benchmark holds the program to see what that costs. The
+/// counters that workers share (sessions, their ends, upgrades, the census) count in any case, and the
+/// recorder records.
 pub const MEASURES: bool = !cfg!(feature = "no-metrics");
 
 /// How a client reaches us.
