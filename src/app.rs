@@ -263,6 +263,7 @@ async fn forget(sessions: Arc<Sessions>) {
     loop {
         tokio::time::sleep(FORGET_EVERY).await;
         sessions.addresses().forget(clock());
+        sessions.fallbacks().forget(clock());
     }
 }
 

@@ -106,8 +106,22 @@ struct Client {
 
 /// What a request says of the client, should it make a session.
 struct Said {
-    agent: Option<HeaderValue>,
-    origin: Option<HeaderValue>,
+    agent: Option<Box<[u8]>>,
+    origin: Option<Box<[u8]>>,
+}
+
+impl Said {
+    /// More of a value is not looked at.
+    const MOST: usize = 512;
+
+    /// Copies, which do not keep what the head was read into while the body comes.
+    fn of(headers: &HeaderMap) -> Self {
+        let value = |name| {
+            let value = headers.get(name)?.as_bytes();
+            Some(value.get(..Self::MOST).unwrap_or(value).into())
+        };
+        Self { agent: value(header::USER_AGENT), origin: value(header::ORIGIN) }
+    }
 }
 
 /// A request that its session has.
@@ -175,8 +189,7 @@ impl Face {
             return close(self.later(&client), LATER, payload);
         }
         let open = self.worker.local.request_opened();
-        let value = |name| headers.get(name).cloned();
-        let said = Said { agent: value(header::USER_AGENT), origin: value(header::ORIGIN) };
+        let said = Said::of(headers);
         let limit = self.live.bosh.body_bytes;
         let mut watch = None;
         let read = match Coding::of(headers, settings.gzip) {
@@ -300,8 +313,7 @@ impl Face {
             (Refusal::Overload, Instead::Later)
         })?;
         let begun = meter.as_ref().map_or(received, |meter| meter.begun(received));
-        let [agent, page] =
-            [&said.agent, &said.origin].map(|value| value.as_ref().map(HeaderValue::as_bytes));
+        let [agent, page] = [&said.agent, &said.origin].map(|value| value.as_deref());
         let newcomer = Newcomer::new(agent, page, caller.limited, &shared.sessions);
         let client = (caller.client(), begun, newcomer);
         create(&self.worker, &self.live, body, permit, client, origin.as_deref())

@@ -41,7 +41,6 @@ use tokio::time::{Sleep, timeout};
 use super::door::Entered;
 use crate::io::Io;
 use crate::metrics::{Connection, HttpMetrics};
-use crate::session::meter::Meter;
 use crate::session::timer::clock;
 
 /// What a connection may cost.
@@ -91,7 +90,8 @@ where
     state.enter(Connection::Active);
     let idle = Rc::new(Cell::new(0));
     entered.meter.over_h2();
-    let io = Watched::new(io, limits.stall, Rc::clone(&idle), Rc::clone(&entered.meter));
+    let written = Rc::new(Cell::new(Written::Nothing));
+    let io = Watched::new(io, limits.stall, Rc::clone(&idle), Rc::clone(&written));
     let handshake = Builder::new()
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(HEAD_BYTES)
@@ -116,7 +116,13 @@ where
                     connection.graceful_shutdown();
                 }
             }
-            match connection.poll_accept(cx) {
+            let accepted = connection.poll_accept(cx);
+            // Not with each flush: `h2` has one after every frame, with others behind it.
+            if written.get() == Written::Flushed {
+                written.set(Written::Nothing);
+                entered.meter.flushed(clock);
+            }
+            match accepted {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     idle.set(0);
                     if answers.is_empty() {
@@ -317,6 +323,17 @@ impl Stream for Body {
     }
 }
 
+/// What has become of what was written last.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Written {
+    /// There was nothing.
+    Nothing,
+    /// The kernel has not got all of it.
+    Waits,
+    /// The kernel has it.
+    Flushed,
+}
+
 /// The socket below `h2`, which gives up a client that takes nothing or sends nothing of use.
 struct Watched {
     io: Io,
@@ -325,12 +342,12 @@ struct Watched {
     blocked: Option<Pin<Box<Sleep>>>,
     /// How many bytes came since the last one of use.
     idle: Rc<Cell<usize>>,
-    meter: Rc<Meter>,
+    written: Rc<Cell<Written>>,
 }
 
 impl Watched {
-    fn new(io: Io, stall: Duration, idle: Rc<Cell<usize>>, meter: Rc<Meter>) -> Self {
-        Self { io, stall, blocked: None, idle, meter }
+    fn new(io: Io, stall: Duration, idle: Rc<Cell<usize>>, written: Rc<Cell<Written>>) -> Self {
+        Self { io, stall, blocked: None, idle, written }
     }
 
     fn taken<T>(
@@ -371,14 +388,15 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
+        self.written.set(Written::Waits);
         let written = Pin::new(&mut self.io).poll_write(cx, bytes);
         self.taken(written, cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.io).poll_flush(cx);
-        if matches!(flushed, Poll::Ready(Ok(()))) {
-            self.meter.flushed(clock);
+        if self.written.get() == Written::Waits && matches!(flushed, Poll::Ready(Ok(()))) {
+            self.written.set(Written::Flushed);
         }
         self.taken(flushed, cx)
     }

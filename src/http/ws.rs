@@ -154,7 +154,11 @@ impl Hook {
         );
         answer.extend(refusal.to_http1(head_only));
         // Off the dispatcher's connection limit, and never longer than the patience.
-        actix_rt::spawn(tokio::time::timeout(REFUSAL_PATIENCE, refuse(socket, answer)));
+        actix_rt::spawn(async move {
+            let _ = tokio::time::timeout(REFUSAL_PATIENCE, refuse(socket, answer)).await;
+            // The socket has counted into it to its end.
+            drop(meter);
+        });
         Ok(())
     }
 

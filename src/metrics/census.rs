@@ -6,15 +6,16 @@
 //! and family alone, with `other` for the rest.
 //!
 //! A combination that is not shown takes the place of the one that is seen least as soon as it was
-//! seen more than twice as often lately, where lately halves with every [`HALVING`] sessions. Those
+//! seen more than twice as often lately, and more than [`FEW`] times, where lately halves with every
+//! [`HALVING`] sessions: in a long tail nothing pushes anything out. Those
 //! that wait are a Space-Saving list (Metwally, Agrawal, El Abbadi 2005), and of what that says of
 //! them only what is certain counts. So whoever makes origins up, with a login for each time, fills
 //! at most what nobody else uses, and what users come from is shown again once they do.
 //!
 //! A session is counted in exactly one series, one that is shown, and no count is ever taken from
-//! one series to another. A series whose place was taken ends; if it comes back it begins anew, which
-//! is what Prometheus takes for the restart of a counter. So increases are right, and their sum is
-//! the number of logins.
+//! one series to another. A series whose place was taken ends, and what nobody had scraped of it is
+//! lost; if it comes back it begins anew, which is what Prometheus takes for the restart of a counter.
+//! So no increase is more than there was.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -32,6 +33,8 @@ use crate::proto::agent::Agent;
 pub(crate) const ROWS: usize = 200;
 /// Combinations that wait for a place.
 const WAITING: usize = 200;
+/// Logins lately that are too few for a place which somebody else has.
+const FEW: u32 = 8;
 /// Sessions after which what was seen before counts half.
 const HALVING: u32 = 4096;
 
@@ -172,7 +175,7 @@ impl Table {
         let certain = self.wait(row);
         let least = self.shown.iter().min_by_key(|(_, shown)| shown.weight);
         let (least, weight) = least.map(|(row, shown)| (row.clone(), shown.weight))?;
-        if certain <= 2 * weight {
+        if certain <= FEW.max(2 * weight) {
             return None;
         }
         self.waiting.remove(row);
@@ -282,8 +285,9 @@ mod tests {
         }
         assert!(table.shown.contains_key(&row("https://real.test")));
         // There was no room for this one, and each that was made up has been seen twice.
+        seen(&mut table, "https://late.test", FEW);
         assert!(table.is_full() && !table.shown.contains_key(&row("https://late.test")));
-        seen(&mut table, "https://late.test", 5);
+        seen(&mut table, "https://late.test", 1);
         assert_eq!(table.shown[&row("https://late.test")].count, 1);
         seen(&mut table, "https://late.test", 10);
         assert_eq!(table.shown[&row("https://late.test")].count, 11);
@@ -301,6 +305,8 @@ mod tests {
         seen(&mut table, "https://new.test", 10);
         assert!(!table.shown.contains_key(&row("https://new.test")));
         seen(&mut table, "https://old-0.test", 5 * HALVING);
+        seen(&mut table, "https://new.test", FEW);
+        assert!(!table.shown.contains_key(&row("https://new.test")), "a few are none");
         seen(&mut table, "https://new.test", 1);
         assert_eq!(table.shown[&row("https://new.test")].count, 1);
     }
@@ -314,7 +320,6 @@ mod tests {
             let shown: HashMap<_, _> =
                 table.shown.iter().map(|(row, it)| (row.clone(), it.count)).collect();
             table.count(row(&format!("https://{}.test", n.wrapping_mul(n) % 701)));
-            // As Prometheus has it: a series that was not there before begins at nought.
             let increase: u64 = table
                 .shown
                 .iter()

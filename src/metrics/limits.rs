@@ -1,5 +1,7 @@
 //! What is counted when a limit is reached.
 
+use std::sync::atomic::{AtomicI64, Ordering};
+
 use prometheus::{IntCounter, IntGauge, Registry};
 
 use super::{Transport, int_counter_vec, int_gauge_vec};
@@ -106,20 +108,25 @@ pub struct LimitMetrics {
     pub held: Held,
 }
 
-/// Bytes that the sessions of each transport hold.
+/// Bytes that the sessions of each transport hold, and all together: a sum of what is read one after
+/// the other may be what there never was.
 #[derive(Debug)]
-pub struct Held([IntGauge; Transport::ALL.len()]);
+pub struct Held {
+    all: AtomicI64,
+    of: [IntGauge; Transport::ALL.len()],
+}
 
 impl Held {
     /// Sessions of that transport hold so many more, or fewer.
     pub fn add(&self, transport: Transport, bytes: i64) {
-        self.0[transport as usize].add(bytes);
+        self.all.fetch_add(bytes, Ordering::Relaxed);
+        self.of[transport as usize].add(bytes);
     }
 
     /// What all sessions hold.
     #[must_use]
     pub fn get(&self) -> i64 {
-        self.0.iter().map(IntGauge::get).sum()
+        self.all.load(Ordering::Relaxed)
     }
 }
 
@@ -144,7 +151,10 @@ impl LimitMetrics {
             &["transport"],
         )?;
         Ok(Self {
-            held: Held(Transport::ALL.map(|of| held.with_label_values(&[of.label()]))),
+            held: Held {
+                all: AtomicI64::new(0),
+                of: Transport::ALL.map(|of| held.with_label_values(&[of.label()])),
+            },
             hits: Limit::ALL.map(|limit| hits.with_label_values(&[limit.key()])),
             proxy_headers: ProxyHeader::ALL
                 .map(|outcome| proxy_headers.with_label_values(&[outcome.label()])),

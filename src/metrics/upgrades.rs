@@ -150,7 +150,7 @@ impl UpgradeMetrics {
         let fallbacks = int_counter_vec(
             registry,
             "bosphorus_fallbacks_total",
-            "Logins over BOSH from an address where within the minute before a WebSocket had come to \
+            "Logins over BOSH from an address where within half a minute before a WebSocket had come to \
              nothing, by its outcome",
             &["outcome"],
         )?;

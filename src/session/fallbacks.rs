@@ -1,7 +1,7 @@
-//! Addresses where a WebSocket has come to nothing within the last minute: whoever logs in over BOSH
+//! Addresses where a WebSocket has come to nothing within the last half minute: whoever logs in over BOSH
 //! from there has most likely tried it first.
 //!
-//! Of an address a hash is kept, keyed by this process, for a minute or until somebody has come, and
+//! Of an address a hash is kept, keyed by this process, for half a minute or until somebody has come, and
 //! of so many at most. Behind one address there may be many users, so that this is a hint and no
 //! count of them; where the address may be a proxy's (`limits.exempt_peers`) there is none at all.
 
@@ -16,9 +16,12 @@ use std::time::{Duration, Instant};
 use super::worker::network;
 use crate::metrics::Upgrade;
 
-const SOON: Duration = Duration::from_secs(60);
+/// Clients that have a second way try it at once, or after some seconds.
+const SOON: Duration = Duration::from_secs(30);
 /// Locks, so that threads seldom meet at one.
 const SHARDS: usize = 16;
+/// Between two looks for room in a full shard.
+const SWEEP: Duration = Duration::from_secs(1);
 /// Addresses in one shard, of 32 bytes or so each.
 const ADDRESSES: usize = 1024;
 
@@ -30,7 +33,21 @@ pub struct Address(NonZeroU64);
 #[derive(Debug, Default)]
 pub struct Fallbacks {
     hasher: RandomState,
-    shards: [Mutex<HashMap<Address, (Instant, Upgrade)>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
+}
+
+#[derive(Debug, Default)]
+struct Shard {
+    failed: HashMap<Address, (Instant, Upgrade)>,
+    /// When it was full, and those that are forgotten by then were taken out.
+    swept: Option<Instant>,
+}
+
+impl Shard {
+    fn forget(&mut self, now: Instant) {
+        self.failed.retain(|_, (failed, _)| *failed + SOON > now);
+        self.swept = Some(now);
+    }
 }
 
 impl Fallbacks {
@@ -44,24 +61,37 @@ impl Fallbacks {
     /// A WebSocket from there has come to nothing at `now`.
     pub fn failed(&self, address: Address, outcome: Upgrade, now: Instant) {
         let mut shard = self.shard(address);
-        if shard.len() >= ADDRESSES {
-            shard.retain(|_, (failed, _)| *failed + SOON > now);
+        // Not each time: all of them are looked at.
+        let is_due = shard.swept.is_none_or(|swept| swept + SWEEP <= now);
+        if shard.failed.len() >= ADDRESSES && is_due {
+            shard.forget(now);
         }
         // Above that so many fail that it does not matter how many exactly.
-        if shard.len() < ADDRESSES {
-            shard.insert(address, (now, outcome));
+        if shard.failed.len() < ADDRESSES || shard.failed.contains_key(&address) {
+            shard.failed.insert(address, (now, outcome));
+        }
+    }
+
+    /// Gives back the memory of those whose time is over. To be called now and then.
+    pub fn forget(&self, now: Instant) {
+        for shard in &self.shards {
+            let mut shard = shard.lock().unwrap_or_else(PoisonError::into_inner);
+            shard.forget(now);
+            if shard.failed.len() * 4 < shard.failed.capacity() {
+                shard.failed.shrink_to_fit();
+            }
         }
     }
 
     /// Somebody from there has logged in over BOSH; what had come to nothing just before.
     pub fn came(&self, address: Address, now: Instant) -> Option<Upgrade> {
         let mut shard = self.shard(address);
-        let Entry::Occupied(entry) = shard.entry(address) else { return None };
+        let Entry::Occupied(entry) = shard.failed.entry(address) else { return None };
         let (failed, outcome) = entry.remove();
         (failed + SOON > now).then_some(outcome)
     }
 
-    fn shard(&self, address: Address) -> MutexGuard<'_, HashMap<Address, (Instant, Upgrade)>> {
+    fn shard(&self, address: Address) -> MutexGuard<'_, Shard> {
         let index = (address.0.get() % SHARDS as u64) as usize;
         self.shards[index].lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -99,7 +129,7 @@ mod tests {
     fn no_more_are_remembered_than_fit() {
         let (fallbacks, now) = (Fallbacks::default(), clock());
         let all = |fallbacks: &Fallbacks| -> usize {
-            fallbacks.shards.iter().map(|shard| shard.lock().unwrap().len()).sum()
+            fallbacks.shards.iter().map(|shard| shard.lock().unwrap().failed.len()).sum()
         };
         for n in 0..(2 * ADDRESSES * SHARDS) as u32 {
             fallbacks.failed(fallbacks.address(n.to_be_bytes().into()), Upgrade::Origin, now);
@@ -110,5 +140,10 @@ mod tests {
             fallbacks.failed(address, Upgrade::Origin, now + SOON);
         }
         assert!(all(&fallbacks) < ADDRESSES * SHARDS);
+        // Who is there already fails anew, however full it is.
+        fallbacks.forget(now + SOON * 2);
+        assert_eq!(all(&fallbacks), 0);
+        let shards = fallbacks.shards.iter().map(|shard| shard.lock().unwrap());
+        assert!(shards.into_iter().all(|shard| shard.failed.capacity() == 0));
     }
 }

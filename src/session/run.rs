@@ -408,6 +408,7 @@ impl Run {
         self.link.give_up();
         self.held_client = Vec::new();
         let can_be_told = self.to_client.cut(LAST_FRAME);
+        self.first = false;
         let lost = self.delivering[1].settle(std::iter::empty(), Taken::Nothing, clock, |_, _| {});
         if let Some(transport) = self.transport {
             self.worker.local.undelivered(transport, lost);
