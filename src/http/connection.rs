@@ -31,7 +31,7 @@ use tokio::time::timeout;
 use super::door::Entered;
 use super::guard::{self, BEHIND_A_HELD_ONE, Guarded, Watch};
 use crate::io::Io;
-use crate::metrics::{Connection, HttpMetrics};
+use crate::metrics::{Connection, Limit, LimitMetrics, Metrics};
 use crate::session::link::read_some;
 use crate::session::meter::Meter;
 use crate::session::timer::clock;
@@ -110,36 +110,46 @@ pub async fn serve<S>(
     entered: Rc<Entered>,
     http: Rc<S>,
     limits: Limits,
-    metrics: &HttpMetrics,
+    metrics: &Metrics,
 ) -> Result<(), DispatchError>
 where
     S: Service<(Guarded, Protocol, Option<SocketAddr>), Response = (), Error = DispatchError>,
 {
     // A local, so that it ends before `entered` does, whose meter counts what it has found out.
     let mut io = io;
-    let mut state = metrics.opened();
+    let mut state = metrics.http.opened();
     let mut early = Bytes::new();
     let mut patience = limits.first_byte;
+    let mut was_used = false;
     loop {
         if early.is_empty() {
             early = match timeout(patience, parked(&mut io)).await {
                 Ok(Ok(bytes)) if !bytes.is_empty() => bytes,
+                Err(_) if !was_used => {
+                    metrics.limits.hit(Limit::HeadTimeout);
+                    return Ok(());
+                }
                 _ => return Ok(()),
             };
         }
         state.enter(Connection::Active);
         patience = limits.keep_alive;
+        was_used = true;
         let first = std::mem::take(&mut early);
         let guarded = Guarded::new(io, first, limits.guard, Rc::clone(&entered));
         let watch = guarded.watch();
         // Boxed, so that nothing of it is left while the connection rests.
-        Box::pin(http.call((guarded, Protocol::Http1, entered.arrival.client))).await?;
+        let served = Box::pin(http.call((guarded, Protocol::Http1, entered.arrival.client))).await;
+        watch.take_limit().into_iter().for_each(|limit| metrics.limits.hit(limit));
+        served?;
         let left = watch.take_left();
         let Some(socket) = left.socket else { return Ok(()) };
         io = socket;
         if let Some(answering) = left.answering {
             state.enter(Connection::Held);
-            match held(&mut io, answering, &entered.meter, limits.guard.stall).await {
+            match held(&mut io, answering, &entered.meter, limits.guard.stall, &metrics.limits)
+                .await
+            {
                 Some(behind) => early = behind,
                 None => return Ok(()),
             }
@@ -165,6 +175,7 @@ async fn held(
     Answering(mut answer): Answering,
     meter: &Meter,
     stall: Duration,
+    metrics: &LimitMetrics,
 ) -> Option<Bytes> {
     let mut behind = Vec::new();
     let response = poll_fn(|cx| {
@@ -186,7 +197,7 @@ async fn held(
     .await?;
     drop(answer);
     let (bytes, stays) = to_http1(response)?;
-    write(io, &bytes, stall).await.ok()?;
+    write(io, &bytes, stall, metrics).await.ok()?;
     meter.flushed(clock);
     if stays {
         return Some(behind.into());
@@ -196,14 +207,23 @@ async fn held(
 }
 
 /// Writes all of it, as long as the client takes some of it every `stall`.
-async fn write(io: &mut Io, mut bytes: &[u8], stall: Duration) -> io::Result<()> {
+async fn write(
+    io: &mut Io,
+    mut bytes: &[u8],
+    stall: Duration,
+    metrics: &LimitMetrics,
+) -> io::Result<()> {
+    let stalled = |_| {
+        metrics.hit(Limit::StallTimeout);
+        io::ErrorKind::TimedOut
+    };
     while !bytes.is_empty() {
-        match timeout(stall, io.write(bytes)).await?? {
+        match timeout(stall, io.write(bytes)).await.map_err(stalled)?? {
             0 => return Err(io::ErrorKind::WriteZero.into()),
             n => bytes = &bytes[n..],
         }
     }
-    timeout(stall, io.flush()).await?
+    timeout(stall, io.flush()).await.map_err(stalled)?
 }
 
 /// A response in HTTP/1.1 (RFC 9112), and whether the connection stays open behind it. `None` for

@@ -40,7 +40,7 @@ use tokio::time::{Sleep, timeout};
 
 use super::door::Entered;
 use crate::io::Io;
-use crate::metrics::{Connection, HttpMetrics};
+use crate::metrics::{Connection, Limit, LimitMetrics, Metrics};
 use crate::session::meter::Meter;
 use crate::session::timer::clock;
 
@@ -79,7 +79,7 @@ pub async fn serve<S, B>(
     app: Rc<S>,
     limits: Limits,
     is_draining: impl Fn() -> bool,
-    metrics: &HttpMetrics,
+    metrics: &Metrics,
 ) -> Result<(), h2::Error>
 where
     S: Service<Request>,
@@ -87,23 +87,28 @@ where
     S::Error: Into<Response<BoxBody>>,
     B: MessageBody,
 {
-    let mut state = metrics.opened();
+    let mut state = metrics.http.opened();
     state.enter(Connection::Active);
     let idle = Rc::new(Cell::new(0));
     entered.meter.over_h2();
-    let io = Watched::new(io, limits.stall, Rc::clone(&idle), Rc::clone(&entered.meter));
+    let stalled = Rc::new(Cell::new(false));
+    let shared = (Rc::clone(&idle), Rc::clone(&stalled));
+    let io = Watched::new(io, limits.stall, shared, Rc::clone(&entered.meter));
     let handshake = Builder::new()
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(HEAD_BYTES)
         .initial_connection_window_size(UNREAD_BYTES)
         .max_send_buffer_size(SEND_BYTES)
         .handshake::<_, Bytes>(io);
-    let Ok(handshake) = timeout(limits.first_request, handshake).await else { return Ok(()) };
+    let Ok(handshake) = timeout(limits.first_request, handshake).await else {
+        metrics.limits.hit(Limit::HeadTimeout);
+        return Ok(());
+    };
     let mut connection = handshake?;
     let mut answers = FuturesUnordered::new();
     let mut silence = pin!(tokio::time::sleep(limits.first_request));
-    let mut is_closing = false;
-    poll_fn(|cx| {
+    let (mut is_closing, mut was_used) = (false, false);
+    let served = poll_fn(|cx| {
         loop {
             while let Poll::Ready(Some(())) = answers.poll_next_unpin(cx) {
                 idle.set(0);
@@ -119,13 +124,15 @@ where
             match connection.poll_accept(cx) {
                 Poll::Ready(Some(Ok((request, respond)))) => {
                     idle.set(0);
+                    was_used = true;
                     if answers.is_empty() {
                         state.enter(Connection::Active);
                     }
                     let (head, body) = request.into_parts();
                     let body = Body { stream: body, idle: Rc::clone(&idle) };
                     let (app, entered) = (Rc::clone(&app), Rc::clone(&entered));
-                    answers.push(answer(app, head, body, respond, entered, limits.stall));
+                    let taking = Taking { stall: limits.stall, metrics: &metrics.limits };
+                    answers.push(answer(app, head, body, respond, entered, taking));
                     continue;
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
@@ -139,13 +146,27 @@ where
             if is_closing {
                 return Poll::Ready(Ok(()));
             }
+            if !was_used {
+                metrics.limits.hit(Limit::HeadTimeout);
+            }
             // It is told, so that a request which is on its way now is sent elsewhere.
             is_closing = true;
             connection.graceful_shutdown();
             silence.as_mut().reset((clock() + limits.stall).into());
         }
     })
-    .await
+    .await;
+    if stalled.get() {
+        metrics.limits.hit(Limit::StallTimeout);
+    }
+    served
+}
+
+/// How long a client may take nothing of an answer, and where it is counted that it did.
+#[derive(Clone, Copy)]
+struct Taking<'a> {
+    stall: Duration,
+    metrics: &'a LimitMetrics,
 }
 
 /// Answers one request, or is dropped when the client does not want that any more.
@@ -155,7 +176,7 @@ async fn answer<S, B>(
     body: Body,
     mut respond: SendResponse<Bytes>,
     entered: Rc<Entered>,
-    stall: Duration,
+    taking: Taking<'_>,
 ) where
     S: Service<Request>,
     S::Response: Into<Response<B>>,
@@ -184,8 +205,8 @@ async fn answer<S, B>(
     // An error is a stream or a connection that has ended.
     let Some((called, read)) = called else { return };
     let sent = match called {
-        Ok(response) => send(response.into(), respond, head_only, stall).await,
-        Err(error) => send(error.into(), respond, head_only, stall).await,
+        Ok(response) => send(response.into(), respond, head_only, taking).await,
+        Err(error) => send(error.into(), respond, head_only, taking).await,
     };
     if sent.is_ok_and(|whole| whole) {
         meter.handed_over(read);
@@ -237,7 +258,7 @@ async fn send<B: MessageBody>(
     answer: Response<B>,
     mut respond: SendResponse<Bytes>,
     head_only: bool,
-    stall: Duration,
+    taking: Taking<'_>,
 ) -> Result<bool, h2::Error> {
     let (head, body) = answer.into_parts();
     let size = body.size();
@@ -251,7 +272,7 @@ async fn send<B: MessageBody>(
         return Ok(true);
     }
     let body = match body.try_into_bytes() {
-        Ok(whole) => return send_bytes(&mut stream, whole, true, stall).await,
+        Ok(whole) => return send_bytes(&mut stream, whole, true, taking).await,
         Err(body) => body,
     };
     let mut body = pin!(body);
@@ -260,7 +281,7 @@ async fn send<B: MessageBody>(
             stream.send_reset(Reason::INTERNAL_ERROR);
             return Ok(false);
         };
-        if !send_bytes(&mut stream, bytes, false, stall).await? {
+        if !send_bytes(&mut stream, bytes, false, taking).await? {
             return Ok(false);
         }
     }
@@ -272,11 +293,11 @@ async fn send_bytes(
     stream: &mut SendStream<Bytes>,
     mut bytes: Bytes,
     is_last: bool,
-    stall: Duration,
+    taking: Taking<'_>,
 ) -> Result<bool, h2::Error> {
     while !bytes.is_empty() {
         stream.reserve_capacity(bytes.len().min(CHUNK));
-        match timeout(stall, poll_fn(|cx| stream.poll_capacity(cx))).await {
+        match timeout(taking.stall, poll_fn(|cx| stream.poll_capacity(cx))).await {
             Ok(Some(Ok(0))) => {}
             Ok(Some(Ok(room))) => {
                 let piece = bytes.split_to(room.min(bytes.len()));
@@ -285,6 +306,7 @@ async fn send_bytes(
             Ok(Some(Err(error))) => return Err(error),
             Ok(None) => return Ok(false),
             Err(_) => {
+                taking.metrics.hit(Limit::StallTimeout);
                 stream.send_reset(Reason::CANCEL);
                 return Ok(false);
             }
@@ -323,14 +345,21 @@ struct Watched {
     stall: Duration,
     /// There while the socket takes nothing.
     blocked: Option<Pin<Box<Sleep>>>,
+    /// It was given up for that.
+    stalled: Rc<Cell<bool>>,
     /// How many bytes came since the last one of use.
     idle: Rc<Cell<usize>>,
     meter: Rc<Meter>,
 }
 
 impl Watched {
-    fn new(io: Io, stall: Duration, idle: Rc<Cell<usize>>, meter: Rc<Meter>) -> Self {
-        Self { io, stall, blocked: None, idle, meter }
+    fn new(
+        io: Io,
+        stall: Duration,
+        (idle, stalled): (Rc<Cell<usize>>, Rc<Cell<bool>>),
+        meter: Rc<Meter>,
+    ) -> Self {
+        Self { io, stall, blocked: None, stalled, idle, meter }
     }
 
     fn taken<T>(
@@ -345,6 +374,7 @@ impl Watched {
         let stall = self.stall;
         let blocked = self.blocked.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
         ready!(blocked.as_mut().poll(cx));
+        self.stalled.set(true);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }

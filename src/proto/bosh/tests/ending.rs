@@ -101,11 +101,11 @@ fn garbage_ends_the_session() {
     let mut rig = Rig::bound();
     rig.ask(101, body(101));
     let id = RequestId(1);
-    let got = rig.handle(Event::Unreadable { id, rid: None, fault: Fault::BadXml });
+    let got = rig.handle(Event::Unreadable { id, rid: None, fault: Fault::BadXml, limit: None });
     told(&got, &[(101, Why::Terminate, OTHER_REQUEST), (1, Why::Terminate, &term("bad-request"))]);
     assert_eq!((rig.upstream(), rig.session.ended()), (FOOTER.into(), Some(Fault::BadXml)));
     // And a session that has ended stays as it is.
-    let got = rig.handle(Event::Unreadable { id, rid: None, fault: Fault::BadXml });
+    let got = rig.handle(Event::Unreadable { id, rid: None, fault: Fault::BadXml, limit: None });
     told(&got, &[(1, Why::Terminate, &term("bad-request"))]);
 }
 
@@ -113,7 +113,8 @@ fn garbage_ends_the_session() {
 #[test]
 fn what_is_too_big_is_a_policy_violation() {
     let mut rig = Rig::bound();
-    let event = Event::Unreadable { id: RequestId(1), rid: Some(101), fault: Fault::XmlLimit };
+    let event =
+        Event::Unreadable { id: RequestId(1), rid: Some(101), fault: Fault::XmlLimit, limit: None };
     told(&rig.handle(event), &[(1, Why::Terminate, &term("policy-violation"))]);
 }
 
