@@ -32,11 +32,10 @@ impl<'a> Hits<'a> {
 
     /// `key` has been counted once since then, and nothing else.
     async fn only(self, key: &str, what: &str) -> Result {
-        let now = eventually(what, async || {
-            all(self.gateway).ok().filter(|now| *now != self.before)
-        })
-        .await
-        .with_context(|| format!("no hit of {key}"))?;
+        let now =
+            eventually(what, async || all(self.gateway).ok().filter(|now| *now != self.before))
+                .await
+                .with_context(|| format!("no hit of {key}"))?;
         let mut want = self.before;
         *want.get_mut(key).with_context(|| format!("no counter of {key}"))? += 1;
         ensure!(now == want, "{what}: {key} is not alone\n{now:?}\n{want:?}");
@@ -94,7 +93,8 @@ fn message(attributes: &str, content: &str) -> String {
 /// that names no session.
 #[test]
 fn elements_of_clients() -> Result {
-    let many = |count: usize, one: &dyn Fn(usize) -> String| (0..count).map(one).collect::<String>();
+    let many =
+        |count: usize, one: &dyn Fn(usize) -> String| (0..count).map(one).collect::<String>();
     let cases = [
         ("element_bytes", message("", &"x".repeat(10_000))),
         ("depth", message("", &format!("{}{}", "<a>".repeat(8), "</a>".repeat(8)))),
@@ -224,7 +224,8 @@ fn elements_of_servers() -> Result {
 #[test]
 fn early_data() -> Result {
     block_on(async {
-        let scene = Scene::with(&format!("{LIMITS}[bosh]\nfirst_response_timeout = \"1s\"\n")).await?;
+        let scene =
+            Scene::with(&format!("{LIMITS}[bosh]\nfirst_response_timeout = \"1s\"\n")).await?;
         let (rid, mut connection) = scene.create(CREATION).await?;
         let _link = scene.peer.accept().await?;
         let body = common::bosh::Body::of(&connection.prompt_answer().await?)?;
@@ -264,7 +265,8 @@ fn a_server_stalls() -> Result {
             sent.push(session.next("", &large).await?);
             // One that is not answered waits for the server.
             if let [.., before, _] = &mut sent[..] {
-                let _ = tokio::time::timeout(std::time::Duration::from_secs(2), before.answer()).await;
+                let _ =
+                    tokio::time::timeout(std::time::Duration::from_secs(2), before.answer()).await;
             }
         }
         hits.only("stall_timeout", "a server that reads nothing").await

@@ -113,6 +113,21 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
+    /// Each is a key of the documented configuration.
+    #[test]
+    fn limits_are_keys_of_the_configuration() {
+        let documented = include_str!("../../conf/bosphorus.toml");
+        let mut seen = std::collections::HashSet::new();
+        for limit in Limit::ALL {
+            let key = limit.key();
+            let (table, name) = key.split_once('.').unwrap_or(("limits", key));
+            let (_, table) = documented.split_once(&format!("\n[{table}]\n")).unwrap();
+            let table = table.split("\n[").next().unwrap();
+            assert!(table.contains(&format!("\n{name} = ")), "{key}");
+            assert!(seen.insert(key), "{key} is there twice");
+        }
+    }
+
     /// A label stands for what it says: the tables are in the order of their enums.
     #[test]
     fn labels_are_in_the_order_of_their_enums() {
