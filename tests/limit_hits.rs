@@ -215,7 +215,19 @@ fn elements_of_servers() -> Result {
         link.write(&message("", &format!("{}{}", "<a>".repeat(8), "</a>".repeat(8)))).await?;
         let said = socket.receive().await?;
         ensure!(matches!(said, Received::Text(_)), "{said:?}");
-        hits.none("a stanza that was emptied")
+        hits.none("a stanza that was emptied")?;
+        // Unless no client can do without it.
+        let features =
+            FEATURES.replace("</m", &format!("{}{}</m", "<a>".repeat(8), "</a>".repeat(8)));
+        let hits = Hits::before(&scene.gateway)?;
+        link.write(&features).await?;
+        ended(&mut socket).await?;
+        hits.only("depth", "features over WebSocket").await?;
+        let (mut session, mut link) = scene.session().await?;
+        let hits = Hits::before(&scene.gateway)?;
+        link.write(&features).await?;
+        session.ask("", "").await?.expect_terminate(Some("remote-connection-failed"))?;
+        hits.only("depth", "features over BOSH").await
     })
 }
 

@@ -257,3 +257,60 @@ fn to_http1(response: HttpResponse) -> Option<(Vec<u8>, bool)> {
     bytes.extend_from_slice(&body);
     Some((bytes, stays))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use actix_service::fn_service;
+
+    use super::super::caller::Trust;
+    use super::super::door::{Door, Settings};
+    use super::*;
+    use crate::proto::forwarded::Networks;
+    use crate::session::addresses::{self, Addresses};
+
+    /// SEC-17: a client that takes nothing of an answer is given up in the dispatcher and outside of
+    /// it, and counted by the key of that limit.
+    #[actix_rt::test]
+    async fn stalls_are_counted() {
+        let metrics = Metrics::register().unwrap();
+        let trust = Trust::new(Networks::new(&[]), false, Networks::new(&[]));
+        let second = Duration::from_secs(1);
+        let door = Door {
+            settings: Arc::new(Settings {
+                proxies: Networks::new(&[]),
+                unix_proxies: false,
+                patience: second,
+                trust: Arc::new(trust),
+            }),
+            addresses: Arc::new(Addresses::new(addresses::Limits::default())),
+            metrics: Arc::clone(&metrics),
+            local: metrics.local(),
+        };
+        let stall = Duration::from_millis(50);
+        let guard = super::super::guard::Limits { arrival: second, body_bytes: 1, stall };
+        let limits = Limits { first_byte: second, keep_alive: second, guard };
+        let http =
+            fn_service(|(mut socket, ..): (Guarded, Protocol, Option<SocketAddr>)| async move {
+                loop {
+                    socket.write_all(&[b'x'; 4096]).await.map_err(DispatchError::Io)?;
+                }
+            });
+        let hits = |times: u32| {
+            let line = format!("\nbosphorus_limit_hits_total{{limit=\"stall_timeout\"}} {times}\n");
+            String::from_utf8(metrics.render().unwrap()).unwrap().contains(&line)
+        };
+
+        let (io, mut client) = tokio::net::UnixStream::pair().unwrap();
+        client.write_all(b"GET").await.unwrap();
+        let mut io = Io::from(io);
+        let entered = Rc::new(door.enter(&mut io).await.unwrap());
+        assert!(serve(io, entered, Rc::new(http), limits, &metrics).await.is_err());
+        assert!(hits(1));
+
+        let (io, _client) = tokio::net::UnixStream::pair().unwrap();
+        assert!(write(&mut io.into(), &[b'x'; 1 << 22], stall, &metrics.limits).await.is_err());
+        assert!(hits(2));
+    }
+}

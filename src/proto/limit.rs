@@ -174,8 +174,9 @@ impl Limit {
             | Fault::ClientSilent
             | Fault::Inactive
             | Fault::Gap
-            // Everything else reaches no limit.
+            // It is counted when the session is chosen.
             | Fault::Memory
+            // The others reach no limit.
             | Fault::Closed
             | Fault::ServerClosed
             | Fault::ServerError
