@@ -430,7 +430,7 @@ impl Public {
                                 Box::pin(Timed::new(handshake, Rc::clone(&meter))).await
                             }
                         };
-                        let (entered, metrics) = (Rc::new(entered), &door.metrics.http);
+                        let (entered, metrics) = (Rc::new(entered), &*door.metrics);
                         accepted.iter().for_each(|(io, _)| entered.meter.over_tls(io.is_resumed()));
                         match accepted {
                             None => Ok(()),

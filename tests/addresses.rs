@@ -216,6 +216,9 @@ fn proxy_headers_have_to_be_there() -> Result {
             ensure!(connection.remainder().await?.is_empty(), "answered");
             ensure!(gateway.metric(&sample)? == before + 1.0, "{outcome}");
         }
+        let key = "listen.proxy_protocol_timeout";
+        let hits = gateway.metric(&format!("bosphorus_limit_hits_total{{limit=\"{key}\"}}"))?;
+        ensure!(hits == 2.0, "those that were late by their key, too");
         let header = b"PROXY TCP4 192.0.2.1 127.0.0.1 4711 443\r\n";
         let mut connection = Connection::open_from("127.0.0.2", &url.authority).await?;
         connection.send(&[&header[..], &url.post("", &stray())].concat()).await?;

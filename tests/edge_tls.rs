@@ -236,11 +236,19 @@ fn a_handshake_has_its_time() -> Result {
         }
         let timeouts = "bosphorus_tls_handshakes_total{outcome=\"timeout\",version=\"none\"}";
         ensure!(gateway.metric(timeouts)? == 2.0, "counted");
+        let limit =
+            |key| gateway.metric(&format!("bosphorus_limit_hits_total{{limit=\"listen.{key}\"}}"));
+        ensure!(limit("handshake_timeout")? == 2.0, "and by its key");
         // One that shakes hands and then says nothing, over either protocol.
         for alpn in [H1, H2] {
             let mut stream = bridge::connect(&edge.client(alpn)?, edge.address, NAME).await?;
             let _ = timeout(PATIENCE, stream.read_to_end(&mut Vec::new())).await?;
         }
+        eventually("both counted by the key", async || {
+            limit("head_timeout").is_ok_and(|hits| hits == 2.0).then_some(())
+        })
+        .await?;
+        ensure!(gateway.total("bosphorus_limit_hits_total")? == 4.0, "and by no other");
         Ok(())
     })
 }
@@ -563,14 +571,27 @@ fn http2_has_limits() -> Result {
 fn useless_http2_connections_are_given_up() -> Result {
     block_on(async {
         let edge = Edge::one("keep_alive = \"500ms\"\n[limits]\nstall_timeout = \"1s\"")?;
-        let _gateway = edge.gateway()?;
+        let gateway = edge.gateway()?;
         let connection = edge.http2().await?;
         let mut requests = connection.requests.clone().ready().await?;
-        let get = http::Request::get(format!("https://{NAME}/http-bind")).body(())?;
-        let (response, _) = requests.send_request(get, true)?;
+        let get = || http::Request::get(format!("https://{NAME}/http-bind")).body(());
+        let (response, _) = requests.send_request(get()?, true)?;
         ensure!(response.await?.status() == 200, "the page");
         drop(requests);
         connection.ended().await.context("silent")?;
+        ensure!(gateway.total("bosphorus_limit_hits_total")? == 0.0, "silence is no limit");
+
+        // An answer for which there never is room.
+        let stream = bridge::connect(&edge.client(H2)?, edge.address, NAME).await?;
+        let mut narrow = h2::client::Builder::new();
+        let (mut requests, connection) =
+            narrow.initial_window_size(0).handshake::<_, bytes::Bytes>(stream).await?;
+        let driver = tokio::spawn(connection);
+        let (response, _) = requests.send_request(get()?, true)?;
+        let mut body = response.await?.into_body();
+        ensure!(timeout(PATIENCE, body.data()).await?.is_none_or(|data| data.is_err()), "room");
+        ensure!(gateway.metric("bosphorus_limit_hits_total{limit=\"stall_timeout\"}")? == 1.0);
+        driver.abort();
 
         // RFC 9113 §6.7: PING; §6.5: SETTINGS; §6.9: WINDOW_UPDATE of the connection.
         let ping = [&[0, 0, 8, 6, 0, 0, 0, 0, 0][..], &[1; 8]].concat();

@@ -50,6 +50,17 @@ fn ended(socket: &mut TcpStream, mut write: impl FnMut(&mut TcpStream)) -> Resul
     bail!("still connected after {PATIENCE:?}: {}", String::from_utf8_lossy(&got));
 }
 
+/// That limit has been hit so often, and no other ever; the end of a connection may be seen first.
+fn counted(gateway: &Gateway, key: &str, times: f64) -> Result {
+    let (family, begun) = ("bosphorus_limit_hits_total", now());
+    while gateway.metric(&format!("{family}{{limit=\"{key}\"}}"))? != times {
+        ensure!(begun.elapsed() < PATIENCE, "{key} was not counted {times} times");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    ensure!(gateway.total(family)? == times, "another limit was counted");
+    Ok(())
+}
+
 fn drip(socket: &mut TcpStream) {
     let _ = socket.write_all(b"x");
 }
@@ -58,12 +69,15 @@ fn drip(socket: &mut TcpStream) {
 #[test]
 fn a_slow_head_is_given_up() -> Result {
     let gateway = gateway()?;
+    let mut hits = 0.0;
     for first in ["", "GET /http-bind HTTP/1.1\r\nHost: x\r\n\r\n"] {
         let mut socket = connect(&gateway)?;
         socket.write_all(first.as_bytes())?;
         socket.write_all(b"GET /http-bind HTTP/1.1\r\nX: ")?;
         let got = ended(&mut socket, drip)?;
         ensure!(first.is_empty() || got.starts_with(b"HTTP/1.1 200 "), "the first was answered");
+        hits += 1.0;
+        counted(&gateway, "listen.head_timeout", hits)?;
     }
     Ok(())
 }

@@ -192,7 +192,7 @@ impl World {
                 3 => self.handle(Event::Drain),
                 4 => {
                     let id = self.open();
-                    self.handle(Event::Unreadable { id, rid: None, fault: Fault::BadXml });
+                    self.handle(Event::Unreadable { id, rid: None, fault: Fault::BadXml, limit: None });
                 }
                 _ => self.wake_up(),
             },

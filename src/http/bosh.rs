@@ -294,7 +294,8 @@ impl Face {
         let body = match request {
             Ok(body) if body.has_foreign_sid() => return Err(self.stranger(caller)),
             Ok(body) => body,
-            Err(_) => {
+            Err(unreadable) => {
+                unreadable.limit.into_iter().for_each(|limit| shared.metrics.limits.hit(limit));
                 let reply = self.unknown(Fault::BadBody);
                 return Err((Refusal::Unreadable, Instead::Reply(reply)));
             }
@@ -345,12 +346,16 @@ impl Face {
     /// The answer to a request whose body was not read to its end. The session it belongs to, if
     /// any, does not learn of it (BOSH-06).
     fn unread(&self, client: &Client, failure: Failure, payload: web::Payload) -> HttpResponse {
+        let limits = &self.worker.shared.metrics.limits;
         let (why, response, text) = match failure {
-            Failure::TooBig => (
-                Refusal::TooBig,
-                self.response(client, StatusCode::PAYLOAD_TOO_LARGE, TEXT),
-                "The request is larger than this server takes.\n",
-            ),
+            Failure::TooBig => {
+                limits.hit(Limit::BodyBytes);
+                (
+                    Refusal::TooBig,
+                    self.response(client, StatusCode::PAYLOAD_TOO_LARGE, TEXT),
+                    "The request is larger than this server takes.\n",
+                )
+            }
             Failure::Coded => {
                 let mut response = self.response(client, StatusCode::UNSUPPORTED_MEDIA_TYPE, TEXT);
                 // RFC 9110 §15.5.16.
@@ -359,7 +364,10 @@ impl Face {
                 (Refusal::Coded, response, "The request is in a coding that is not read here.\n")
             }
             // Not 408, which ends sessions: the network may be better the next time.
-            Failure::Slow => (Refusal::Slow, self.later(client), LATER),
+            Failure::Slow => {
+                limits.hit(Limit::BodyTimeout);
+                (Refusal::Slow, self.later(client), LATER)
+            }
             Failure::Broken => (
                 Refusal::Broken,
                 self.response(client, StatusCode::BAD_REQUEST, TEXT),

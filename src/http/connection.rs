@@ -31,7 +31,7 @@ use tokio::time::timeout;
 use super::door::Entered;
 use super::guard::{self, BEHIND_A_HELD_ONE, Guarded, Watch};
 use crate::io::Io;
-use crate::metrics::{Connection, HttpMetrics};
+use crate::metrics::{Connection, Limit, LimitMetrics, Metrics};
 use crate::session::link::read_some;
 use crate::session::meter::Meter;
 use crate::session::timer::clock;
@@ -110,36 +110,46 @@ pub async fn serve<S>(
     entered: Rc<Entered>,
     http: Rc<S>,
     limits: Limits,
-    metrics: &HttpMetrics,
+    metrics: &Metrics,
 ) -> Result<(), DispatchError>
 where
     S: Service<(Guarded, Protocol, Option<SocketAddr>), Response = (), Error = DispatchError>,
 {
     // A local, so that it ends before `entered` does, whose meter counts what it has found out.
     let mut io = io;
-    let mut state = metrics.opened();
+    let mut state = metrics.http.opened();
     let mut early = Bytes::new();
     let mut patience = limits.first_byte;
+    let mut was_used = false;
     loop {
         if early.is_empty() {
             early = match timeout(patience, parked(&mut io)).await {
                 Ok(Ok(bytes)) if !bytes.is_empty() => bytes,
+                Err(_) if !was_used => {
+                    metrics.limits.hit(Limit::HeadTimeout);
+                    return Ok(());
+                }
                 _ => return Ok(()),
             };
         }
         state.enter(Connection::Active);
         patience = limits.keep_alive;
+        was_used = true;
         let first = std::mem::take(&mut early);
         let guarded = Guarded::new(io, first, limits.guard, Rc::clone(&entered));
         let watch = guarded.watch();
         // Boxed, so that nothing of it is left while the connection rests.
-        Box::pin(http.call((guarded, Protocol::Http1, entered.arrival.client))).await?;
+        let served = Box::pin(http.call((guarded, Protocol::Http1, entered.arrival.client))).await;
+        watch.take_limit().into_iter().for_each(|limit| metrics.limits.hit(limit));
+        served?;
         let left = watch.take_left();
         let Some(socket) = left.socket else { return Ok(()) };
         io = socket;
         if let Some(answering) = left.answering {
             state.enter(Connection::Held);
-            match held(&mut io, answering, &entered.meter, limits.guard.stall).await {
+            match held(&mut io, answering, &entered.meter, limits.guard.stall, &metrics.limits)
+                .await
+            {
                 Some(behind) => early = behind,
                 None => return Ok(()),
             }
@@ -165,6 +175,7 @@ async fn held(
     Answering(mut answer): Answering,
     meter: &Meter,
     stall: Duration,
+    metrics: &LimitMetrics,
 ) -> Option<Bytes> {
     let mut behind = Vec::new();
     let response = poll_fn(|cx| {
@@ -186,7 +197,7 @@ async fn held(
     .await?;
     drop(answer);
     let (bytes, stays) = to_http1(response)?;
-    write(io, &bytes, stall).await.ok()?;
+    write(io, &bytes, stall, metrics).await.ok()?;
     meter.flushed(clock);
     if stays {
         return Some(behind.into());
@@ -196,14 +207,23 @@ async fn held(
 }
 
 /// Writes all of it, as long as the client takes some of it every `stall`.
-async fn write(io: &mut Io, mut bytes: &[u8], stall: Duration) -> io::Result<()> {
+async fn write(
+    io: &mut Io,
+    mut bytes: &[u8],
+    stall: Duration,
+    metrics: &LimitMetrics,
+) -> io::Result<()> {
+    let stalled = |_| {
+        metrics.hit(Limit::StallTimeout);
+        io::ErrorKind::TimedOut
+    };
     while !bytes.is_empty() {
-        match timeout(stall, io.write(bytes)).await?? {
+        match timeout(stall, io.write(bytes)).await.map_err(stalled)?? {
             0 => return Err(io::ErrorKind::WriteZero.into()),
             n => bytes = &bytes[n..],
         }
     }
-    timeout(stall, io.flush()).await?
+    timeout(stall, io.flush()).await.map_err(stalled)?
 }
 
 /// A response in HTTP/1.1 (RFC 9112), and whether the connection stays open behind it. `None` for
@@ -236,4 +256,61 @@ fn to_http1(response: HttpResponse) -> Option<(Vec<u8>, bool)> {
     bytes.extend_from_slice(b"\r\n\r\n");
     bytes.extend_from_slice(&body);
     Some((bytes, stays))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use actix_service::fn_service;
+
+    use super::super::caller::Trust;
+    use super::super::door::{Door, Settings};
+    use super::*;
+    use crate::proto::forwarded::Networks;
+    use crate::session::addresses::{self, Addresses};
+
+    /// SEC-17: a client that takes nothing of an answer is given up in the dispatcher and outside of
+    /// it, and counted by the key of that limit.
+    #[actix_rt::test]
+    async fn stalls_are_counted() {
+        let metrics = Metrics::register().unwrap();
+        let trust = Trust::new(Networks::new(&[]), false, Networks::new(&[]));
+        let second = Duration::from_secs(1);
+        let door = Door {
+            settings: Arc::new(Settings {
+                proxies: Networks::new(&[]),
+                unix_proxies: false,
+                patience: second,
+                trust: Arc::new(trust),
+            }),
+            addresses: Arc::new(Addresses::new(addresses::Limits::default())),
+            metrics: Arc::clone(&metrics),
+            local: metrics.local(),
+        };
+        let stall = Duration::from_millis(50);
+        let guard = super::super::guard::Limits { arrival: second, body_bytes: 1, stall };
+        let limits = Limits { first_byte: second, keep_alive: second, guard };
+        let http =
+            fn_service(|(mut socket, ..): (Guarded, Protocol, Option<SocketAddr>)| async move {
+                loop {
+                    socket.write_all(&[b'x'; 4096]).await.map_err(DispatchError::Io)?;
+                }
+            });
+        let hits = |times: u32| {
+            let line = format!("\nbosphorus_limit_hits_total{{limit=\"stall_timeout\"}} {times}\n");
+            String::from_utf8(metrics.render().unwrap()).unwrap().contains(&line)
+        };
+
+        let (io, mut client) = tokio::net::UnixStream::pair().unwrap();
+        client.write_all(b"GET").await.unwrap();
+        let mut io = Io::from(io);
+        let entered = Rc::new(door.enter(&mut io).await.unwrap());
+        assert!(serve(io, entered, Rc::new(http), limits, &metrics).await.is_err());
+        assert!(hits(1));
+
+        let (io, _client) = tokio::net::UnixStream::pair().unwrap();
+        assert!(write(&mut io.into(), &[b'x'; 1 << 22], stall, &metrics.limits).await.is_err());
+        assert!(hits(2));
+    }
 }

@@ -35,6 +35,7 @@ use tokio::time::Sleep;
 use super::connection::Answering;
 use super::door::Entered;
 use crate::io::Io;
+use crate::metrics::Limit;
 use crate::session::timer::clock;
 
 /// Bytes that may be sent behind a request that is held.
@@ -47,6 +48,8 @@ const BESIDE_THE_BODY: usize = 1024 * 1024;
 /// How often the dispatcher looks after a connection on which nothing moves. Each time something
 /// has woken it: when it comes to thousands, it was the dispatcher itself.
 const IN_VAIN: u32 = 10_000;
+/// How the dispatcher answers the first head that it has waited for too long; nobody else says that.
+const TIMED_OUT: &[u8] = b"HTTP/1.1 408 ";
 /// Each KiB that has come gives its sender another second.
 const BYTES_PER_SECOND: u64 = 1024;
 
@@ -79,6 +82,8 @@ pub struct Watch {
     /// Since when the connection could leave the dispatcher.
     resting: Cell<Option<Instant>>,
     leaving: Cell<bool>,
+    /// Why the connection was given up.
+    limit: Cell<Option<Limit>>,
     left: RefCell<Left>,
 }
 
@@ -117,6 +122,12 @@ impl Watch {
     /// Takes what is due.
     pub fn keep(&self, answering: Answering) {
         self.left.borrow_mut().answering = Some(answering);
+    }
+
+    /// The limit at which the connection was given up; told once.
+    #[must_use]
+    pub fn take_limit(&self) -> Option<Limit> {
+        self.limit.take()
     }
 
     /// What has left the dispatcher; to be asked when that is gone.
@@ -295,9 +306,16 @@ impl Guarded {
             self.sleep = None;
             let now = clock();
             let late = |at: Option<Instant>| at.is_some_and(|at| at <= now);
-            if late(self.watch.deadline(&self.limits))
-                || late(self.blocked.map(|since| since + self.limits.stall))
-            {
+            let reached = if late(self.watch.deadline(&self.limits)) {
+                // A body has its own time as well, but is not told from a head here.
+                Some(Limit::HeadTimeout)
+            } else if late(self.blocked.map(|since| since + self.limits.stall)) {
+                Some(Limit::StallTimeout)
+            } else {
+                None
+            };
+            if reached.is_some() {
+                self.watch.limit.set(reached);
                 return Err(io::ErrorKind::TimedOut.into());
             }
             if late(rested) {
@@ -365,6 +383,9 @@ impl AsyncWrite for Guarded {
         let Some(io) = &mut this.io else {
             return Poll::Ready(Err(io::ErrorKind::NotConnected.into()));
         };
+        if bytes.starts_with(TIMED_OUT) {
+            this.watch.limit.set(Some(Limit::HeadTimeout));
+        }
         let written = Pin::new(io).poll_write(cx, bytes);
         if written.is_pending() {
             this.blocked.get_or_insert_with(clock);

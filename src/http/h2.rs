@@ -40,7 +40,7 @@ use tokio::time::{Sleep, timeout};
 
 use super::door::Entered;
 use crate::io::Io;
-use crate::metrics::{Connection, HttpMetrics};
+use crate::metrics::{Connection, Limit, LimitMetrics, Metrics};
 use crate::session::timer::clock;
 
 /// What a connection may cost.
@@ -78,7 +78,7 @@ pub async fn serve<S, B>(
     app: Rc<S>,
     limits: Limits,
     is_draining: impl Fn() -> bool,
-    metrics: &HttpMetrics,
+    metrics: &Metrics,
 ) -> Result<(), h2::Error>
 where
     S: Service<Request>,
@@ -86,27 +86,29 @@ where
     S::Error: Into<Response<BoxBody>>,
     B: MessageBody,
 {
-    let mut state = metrics.opened();
+    let mut state = metrics.http.opened();
     state.enter(Connection::Active);
-    let idle = Rc::new(Cell::new(0));
+    let seen = Rc::new(Seen::default());
     entered.meter.over_h2();
-    let written = Rc::new(Cell::new(Written::Nothing));
-    let io = Watched::new(io, limits.stall, Rc::clone(&idle), Rc::clone(&written));
+    let io = Watched { io, stall: limits.stall, blocked: None, seen: Rc::clone(&seen) };
     let handshake = Builder::new()
         .max_concurrent_streams(limits.streams)
         .max_header_list_size(HEAD_BYTES)
         .initial_connection_window_size(UNREAD_BYTES)
         .max_send_buffer_size(SEND_BYTES)
         .handshake::<_, Bytes>(io);
-    let Ok(handshake) = timeout(limits.first_request, handshake).await else { return Ok(()) };
+    let Ok(handshake) = timeout(limits.first_request, handshake).await else {
+        metrics.limits.hit(Limit::HeadTimeout);
+        return Ok(());
+    };
     let mut connection = handshake?;
     let mut answers = FuturesUnordered::new();
     let mut silence = pin!(tokio::time::sleep(limits.first_request));
-    let mut is_closing = false;
-    poll_fn(|cx| {
+    let (mut is_closing, mut was_used) = (false, false);
+    let served = poll_fn(|cx| {
         loop {
             while let Poll::Ready(Some(())) = answers.poll_next_unpin(cx) {
-                idle.set(0);
+                seen.idle.set(0);
                 if answers.is_empty() {
                     state.enter(Connection::Resting);
                     silence.as_mut().reset((clock() + limits.keep_alive).into());
@@ -118,20 +120,22 @@ where
             }
             let accepted = connection.poll_accept(cx);
             // Not with each flush: `h2` has one after every frame, with others behind it.
-            if written.get() == Written::Flushed {
-                written.set(Written::Nothing);
+            if seen.written.get() == Written::Flushed {
+                seen.written.set(Written::Nothing);
                 entered.meter.flushed(clock);
             }
             match accepted {
                 Poll::Ready(Some(Ok((request, respond)))) => {
-                    idle.set(0);
+                    seen.idle.set(0);
+                    was_used = true;
                     if answers.is_empty() {
                         state.enter(Connection::Active);
                     }
                     let (head, body) = request.into_parts();
-                    let body = Body { stream: body, idle: Rc::clone(&idle) };
+                    let body = Body { stream: body, seen: Rc::clone(&seen) };
                     let (app, entered) = (Rc::clone(&app), Rc::clone(&entered));
-                    answers.push(answer(app, head, body, respond, entered, limits.stall));
+                    let taking = Taking { stall: limits.stall, metrics: &metrics.limits };
+                    answers.push(answer(app, head, body, respond, entered, taking));
                     continue;
                 }
                 Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
@@ -145,13 +149,27 @@ where
             if is_closing {
                 return Poll::Ready(Ok(()));
             }
+            if !was_used {
+                metrics.limits.hit(Limit::HeadTimeout);
+            }
             // It is told, so that a request which is on its way now is sent elsewhere.
             is_closing = true;
             connection.graceful_shutdown();
             silence.as_mut().reset((clock() + limits.stall).into());
         }
     })
-    .await
+    .await;
+    if seen.stalled.get() {
+        metrics.limits.hit(Limit::StallTimeout);
+    }
+    served
+}
+
+/// How long a client may take nothing of an answer, and where it is counted that it did.
+#[derive(Clone, Copy)]
+struct Taking<'a> {
+    stall: Duration,
+    metrics: &'a LimitMetrics,
 }
 
 /// Answers one request, or is dropped when the client does not want that any more.
@@ -161,7 +179,7 @@ async fn answer<S, B>(
     body: Body,
     mut respond: SendResponse<Bytes>,
     entered: Rc<Entered>,
-    stall: Duration,
+    taking: Taking<'_>,
 ) where
     S: Service<Request>,
     S::Response: Into<Response<B>>,
@@ -190,8 +208,8 @@ async fn answer<S, B>(
     // An error is a stream or a connection that has ended.
     let Some((called, read)) = called else { return };
     let sent = match called {
-        Ok(response) => send(response.into(), respond, head_only, stall).await,
-        Err(error) => send(error.into(), respond, head_only, stall).await,
+        Ok(response) => send(response.into(), respond, head_only, taking).await,
+        Err(error) => send(error.into(), respond, head_only, taking).await,
     };
     if sent.is_ok_and(|whole| whole) {
         meter.handed_over(read);
@@ -243,7 +261,7 @@ async fn send<B: MessageBody>(
     answer: Response<B>,
     mut respond: SendResponse<Bytes>,
     head_only: bool,
-    stall: Duration,
+    taking: Taking<'_>,
 ) -> Result<bool, h2::Error> {
     let (head, body) = answer.into_parts();
     let size = body.size();
@@ -257,7 +275,7 @@ async fn send<B: MessageBody>(
         return Ok(true);
     }
     let body = match body.try_into_bytes() {
-        Ok(whole) => return send_bytes(&mut stream, whole, true, stall).await,
+        Ok(whole) => return send_bytes(&mut stream, whole, true, taking).await,
         Err(body) => body,
     };
     let mut body = pin!(body);
@@ -266,7 +284,7 @@ async fn send<B: MessageBody>(
             stream.send_reset(Reason::INTERNAL_ERROR);
             return Ok(false);
         };
-        if !send_bytes(&mut stream, bytes, false, stall).await? {
+        if !send_bytes(&mut stream, bytes, false, taking).await? {
             return Ok(false);
         }
     }
@@ -278,11 +296,11 @@ async fn send_bytes(
     stream: &mut SendStream<Bytes>,
     mut bytes: Bytes,
     is_last: bool,
-    stall: Duration,
+    taking: Taking<'_>,
 ) -> Result<bool, h2::Error> {
     while !bytes.is_empty() {
         stream.reserve_capacity(bytes.len().min(CHUNK));
-        match timeout(stall, poll_fn(|cx| stream.poll_capacity(cx))).await {
+        match timeout(taking.stall, poll_fn(|cx| stream.poll_capacity(cx))).await {
             Ok(Some(Ok(0))) => {}
             Ok(Some(Ok(room))) => {
                 let piece = bytes.split_to(room.min(bytes.len()));
@@ -291,6 +309,7 @@ async fn send_bytes(
             Ok(Some(Err(error))) => return Err(error),
             Ok(None) => return Ok(false),
             Err(_) => {
+                taking.metrics.hit(Limit::StallTimeout);
                 stream.send_reset(Reason::CANCEL);
                 return Ok(false);
             }
@@ -302,7 +321,7 @@ async fn send_bytes(
 /// The body of a request: the window opens again as it is read.
 struct Body {
     stream: RecvStream,
-    idle: Rc<Cell<usize>>,
+    seen: Rc<Seen>,
 }
 
 impl Stream for Body {
@@ -315,7 +334,7 @@ impl Stream for Body {
         Poll::Ready(Some(piece.map_err(incomplete).and_then(|bytes| {
             // An empty frame is no progress.
             if !bytes.is_empty() {
-                this.idle.set(0);
+                this.seen.idle.set(0);
             }
             this.stream.flow_control().release_capacity(bytes.len()).map_err(incomplete)?;
             Ok(bytes)
@@ -324,14 +343,25 @@ impl Stream for Body {
 }
 
 /// What has become of what was written last.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Default, PartialEq, Eq)]
 enum Written {
     /// There was nothing.
+    #[default]
     Nothing,
     /// The kernel has not got all of it.
     Waits,
     /// The kernel has it.
     Flushed,
+}
+
+/// What is seen of a connection at its socket.
+#[derive(Default)]
+struct Seen {
+    /// How many bytes came since the last one of use.
+    idle: Cell<usize>,
+    /// It was given up since the client took nothing.
+    stalled: Cell<bool>,
+    written: Cell<Written>,
 }
 
 /// The socket below `h2`, which gives up a client that takes nothing or sends nothing of use.
@@ -340,16 +370,10 @@ struct Watched {
     stall: Duration,
     /// There while the socket takes nothing.
     blocked: Option<Pin<Box<Sleep>>>,
-    /// How many bytes came since the last one of use.
-    idle: Rc<Cell<usize>>,
-    written: Rc<Cell<Written>>,
+    seen: Rc<Seen>,
 }
 
 impl Watched {
-    fn new(io: Io, stall: Duration, idle: Rc<Cell<usize>>, written: Rc<Cell<Written>>) -> Self {
-        Self { io, stall, blocked: None, idle, written }
-    }
-
     fn taken<T>(
         &mut self,
         written: Poll<io::Result<T>>,
@@ -362,6 +386,7 @@ impl Watched {
         let stall = self.stall;
         let blocked = self.blocked.get_or_insert_with(|| Box::pin(tokio::time::sleep(stall)));
         ready!(blocked.as_mut().poll(cx));
+        self.seen.stalled.set(true);
         Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
     }
 }
@@ -374,8 +399,8 @@ impl AsyncRead for Watched {
     ) -> Poll<io::Result<()>> {
         let before = buf.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buf))?;
-        self.idle.set(self.idle.get() + buf.filled().len() - before);
-        if self.idle.get() > IDLE_BYTES {
+        self.seen.idle.set(self.seen.idle.get() + buf.filled().len() - before);
+        if self.seen.idle.get() > IDLE_BYTES {
             return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         Poll::Ready(Ok(()))
@@ -388,15 +413,15 @@ impl AsyncWrite for Watched {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        self.written.set(Written::Waits);
+        self.seen.written.set(Written::Waits);
         let written = Pin::new(&mut self.io).poll_write(cx, bytes);
         self.taken(written, cx)
     }
 
     fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flushed = Pin::new(&mut self.io).poll_flush(cx);
-        if self.written.get() == Written::Waits && matches!(flushed, Poll::Ready(Ok(()))) {
-            self.written.set(Written::Flushed);
+        if self.seen.written.get() == Written::Waits && matches!(flushed, Poll::Ready(Ok(()))) {
+            self.seen.written.set(Written::Flushed);
         }
         self.taken(flushed, cx)
     }

@@ -26,7 +26,7 @@ use tracing::{debug, info, warn};
 
 use crate::config::identity::{Identity, Unusable};
 use crate::io::Io;
-use crate::metrics::{Handshake, Metrics};
+use crate::metrics::{Handshake, Limit, Metrics};
 
 /// How often files are looked at: a renewal is not urgent, a look costs two system calls.
 const LOOK: Duration = Duration::from_secs(2);
@@ -139,6 +139,7 @@ impl Tls {
             }
             Err(_) => {
                 metrics.handshake(Handshake::Timeout);
+                self.metrics.limits.hit(Limit::HandshakeTimeout);
                 debug!("tls_handshake_timeout");
                 None
             }

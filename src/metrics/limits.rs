@@ -5,64 +5,7 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use prometheus::{IntCounter, IntGauge, Registry};
 
 use super::{Transport, int_counter_vec, int_gauge_vec};
-
-/// A limit at which somebody was refused or ended; its name is its key in the configuration.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum Limit {
-    /// `limits.sessions`
-    Sessions,
-    /// `limits.sessions_per_address`
-    SessionsPerAddress,
-    /// `limits.unauthenticated_per_address`
-    UnauthenticatedPerAddress,
-    /// `limits.new_sessions_per_minute`
-    NewSessionsPerMinute,
-    /// `limits.auth_failures_per_minute`
-    AuthFailuresPerMinute,
-    /// `limits.requests_per_second`
-    RequestsPerSecond,
-    /// `limits.unknown_sids_per_minute`
-    UnknownSidsPerMinute,
-    /// `limits.connections_per_address`
-    ConnectionsPerAddress,
-    /// `limits.new_connections_per_second`
-    NewConnectionsPerSecond,
-    /// `limits.memory`
-    Memory,
-}
-
-impl Limit {
-    /// Every limit.
-    pub const ALL: [Self; 10] = [
-        Self::Sessions,
-        Self::SessionsPerAddress,
-        Self::UnauthenticatedPerAddress,
-        Self::NewSessionsPerMinute,
-        Self::AuthFailuresPerMinute,
-        Self::RequestsPerSecond,
-        Self::UnknownSidsPerMinute,
-        Self::ConnectionsPerAddress,
-        Self::NewConnectionsPerSecond,
-        Self::Memory,
-    ];
-
-    /// The key in `[limits]`: the value of the label `limit`, and the word in the log.
-    #[must_use]
-    pub fn key(self) -> &'static str {
-        match self {
-            Self::Sessions => "sessions",
-            Self::SessionsPerAddress => "sessions_per_address",
-            Self::UnauthenticatedPerAddress => "unauthenticated_per_address",
-            Self::NewSessionsPerMinute => "new_sessions_per_minute",
-            Self::AuthFailuresPerMinute => "auth_failures_per_minute",
-            Self::RequestsPerSecond => "requests_per_second",
-            Self::UnknownSidsPerMinute => "unknown_sids_per_minute",
-            Self::ConnectionsPerAddress => "connections_per_address",
-            Self::NewConnectionsPerSecond => "new_connections_per_second",
-            Self::Memory => "memory",
-        }
-    }
-}
+pub use crate::proto::limit::Limit;
 
 /// What the first bytes of a connection were that has to begin with a PROXY header (SEC-20).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -135,7 +78,7 @@ impl LimitMetrics {
         let hits = int_counter_vec(
             registry,
             "bosphorus_limit_hits_total",
-            "Refusals, and sessions ended for their memory, by the limit that was reached, which is a key of [limits]",
+            "Refusals, and ends of sessions and connections, by the limit that was reached: a key of [limits], or another with its table",
             &["limit"],
         )?;
         let proxy_headers = int_counter_vec(
@@ -161,7 +104,7 @@ impl LimitMetrics {
         })
     }
 
-    /// Counts one refusal, or one session ended.
+    /// Counts one refusal, or one session or connection ended.
     pub fn hit(&self, limit: Limit) {
         self.hits[limit as usize].inc();
     }
@@ -169,6 +112,9 @@ impl LimitMetrics {
     /// Counts one connection that had to begin with a PROXY header.
     pub fn proxy_header(&self, outcome: ProxyHeader) {
         self.proxy_headers[outcome as usize].inc();
+        if outcome == ProxyHeader::Late {
+            self.hit(Limit::ProxyProtocolTimeout);
+        }
     }
 }
 
@@ -176,6 +122,21 @@ impl LimitMetrics {
 mod tests {
     use super::*;
     use crate::metrics::Metrics;
+
+    /// Each is a key of the documented configuration.
+    #[test]
+    fn limits_are_keys_of_the_configuration() {
+        let documented = include_str!("../../conf/bosphorus.toml");
+        let mut seen = std::collections::HashSet::new();
+        for limit in Limit::ALL {
+            let key = limit.key();
+            let (table, name) = key.split_once('.').unwrap_or(("limits", key));
+            let (_, table) = documented.split_once(&format!("\n[{table}]\n")).unwrap();
+            let table = table.split("\n[").next().unwrap();
+            assert!(table.contains(&format!("\n{name} = ")), "{key}");
+            assert!(seen.insert(key), "{key} is there twice");
+        }
+    }
 
     /// A label stands for what it says: the tables are in the order of their enums.
     #[test]
@@ -190,6 +151,8 @@ mod tests {
         let text = String::from_utf8(metrics.render().unwrap()).unwrap();
         for (times, limit) in Limit::ALL.into_iter().enumerate() {
             let key = limit.key();
+            let late = limit == Limit::ProxyProtocolTimeout;
+            let times = times + if late { ProxyHeader::Late as usize } else { 0 };
             let line = format!("\nbosphorus_limit_hits_total{{limit=\"{key}\"}} {times}\n");
             assert!(text.contains(&line), "{line}");
         }

@@ -238,14 +238,13 @@ impl<'a> Element<'a> {
     /// because the scanner has passed it: on its own it accepts what must be refused.
     ///
     /// # Errors
-    /// The violation of an element that is broken beyond repair; [`Violation::Limit`] for what
+    /// The violation of an element that is broken beyond repair; [`Violation::TooBig`] for what
     /// minidom cannot take, such as a name or an attribute above 8 KiB.
     pub fn to_dom(&self) -> Result<minidom::Element, Violation> {
         self.repairable()?;
         let mut complete = Vec::with_capacity(self.bytes.len() + 64);
         seam::complete(self, &mut complete);
-        minidom::Element::from_reader(&complete[..])
-            .map_err(|_| Violation::Limit("beyond the DOM reader"))
+        minidom::Element::from_reader(&complete[..]).map_err(|_| Violation::TooBig)
     }
 
     /// The first violation, under [`Policy::Tolerant`] (UP-36). The seam repairs or empties it.

@@ -15,6 +15,7 @@ pub mod frame;
 pub mod handshake;
 pub mod host_meta;
 pub mod item;
+pub mod limit;
 pub mod ns;
 pub mod origins;
 pub mod page;

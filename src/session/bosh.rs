@@ -96,6 +96,7 @@ trait Driven: Machine<Out = Out> + Unpin {
     fn take_request(&mut self) -> Option<Box<OpenRequest>>;
     fn deadline(&self) -> Option<Instant>;
     fn ended(&self) -> Option<Fault>;
+    fn limit(&self) -> Option<Limit>;
     fn stage(&self) -> Stage;
     fn take_jid(&mut self) -> Option<Box<str>>;
     fn is_authenticated(&self) -> bool;
@@ -268,11 +269,11 @@ impl<M: Driven> Run<M> {
             let before = out.forwarded.len();
             match request {
                 Ok(body) => self.request(id, body, reply, out, now),
-                Err(Unreadable { rid, fault, .. }) => {
+                Err(Unreadable { rid, fault, limit, .. }) => {
                     let told = rid.and_then(|rid| self.recording.rid(rid));
                     self.recording.note(What::Unreadable { rid: told, fault }, now);
                     self.open.push((id, told, reply));
-                    self.machine.handle(Event::Unreadable { id, rid, fault }, out, now);
+                    self.machine.handle(Event::Unreadable { id, rid, fault, limit }, out, now);
                 }
             }
             // It may have waited in the mailbox; those that it has brought along have not.
@@ -491,6 +492,7 @@ impl<M: Driven> Run<M> {
         {
             self.ending = true;
             self.recording.ends(fault, now);
+            self.machine.limit().into_iter().for_each(|limit| self.worker.hit(limit));
             self.worker.ends(self.user, fault, now);
             if fault.is_loss() {
                 let silence = now.saturating_duration_since(self.heard);
@@ -555,6 +557,10 @@ impl Driven for Session {
 
     fn ended(&self) -> Option<Fault> {
         Self::ended(self)
+    }
+
+    fn limit(&self) -> Option<Limit> {
+        Self::limit(self)
     }
 
     fn stage(&self) -> Stage {

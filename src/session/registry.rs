@@ -246,7 +246,8 @@ mod tests {
 
     fn exchange(rid: u64) -> (Exchange, oneshot::Receiver<Reply>) {
         let (reply, answer) = oneshot::channel();
-        let request = Err(Unreadable { sid: None, rid: Some(rid), fault: Fault::BadXml });
+        let request =
+            Err(Unreadable { sid: None, rid: Some(rid), fault: Fault::BadXml, limit: None });
         (Exchange { request, received: super::super::timer::clock(), reply }, answer)
     }
 

@@ -504,6 +504,7 @@ impl Run {
         {
             self.ending = true;
             self.recording.ends(fault, now);
+            self.machine.limit().into_iter().for_each(|limit| self.worker.hit(limit));
             self.worker.ends(self.user, fault, now);
             if let (true, Some(transport)) = (fault.is_loss(), self.transport) {
                 self.worker.local.lost(transport, now.saturating_duration_since(self.heard));

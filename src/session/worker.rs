@@ -488,6 +488,11 @@ impl Worker {
         });
     }
 
+    /// Counts a limit that ended a session.
+    pub(crate) fn hit(&self, limit: Limit) {
+        self.shared.metrics.limits.hit(limit);
+    }
+
     /// Registers a session for the drain, and for who asks about it.
     pub(crate) fn register(&self, id: u64, waker: Waker, recording: Recording) {
         self.known.borrow_mut().insert(id, Known { waker, recording });

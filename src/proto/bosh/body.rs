@@ -2,6 +2,7 @@
 
 use super::super::fault::Fault;
 use super::super::item::Kind;
+use super::super::limit::Limit;
 use super::super::stream::Note;
 use super::super::xml::{self, Limits, Scratch, Violation, Wrapper};
 use super::super::{ns, seam};
@@ -124,6 +125,8 @@ pub struct Unreadable {
     pub rid: Option<u64>,
     /// What is wrong with it; its condition is `bad-request`.
     pub fault: Fault,
+    /// The limit that was reached, if that is it.
+    pub limit: Option<Limit>,
 }
 
 impl Body {
@@ -141,24 +144,26 @@ impl Body {
 /// # Errors
 /// [`Unreadable`]: the bytes are not exactly one `<body/>`, or an attribute has no value it may have.
 pub fn read(scratch: &mut Scratch, settings: &Settings, bytes: &[u8]) -> Result<Body, Unreadable> {
-    let unknown = |fault| Unreadable { sid: None, rid: None, fault };
+    let unknown = |fault| Unreadable { sid: None, rid: None, fault, limit: None };
     if bytes.len() > settings.body_bytes {
-        return Err(unknown(Fault::TooBig));
+        return Err(Unreadable { limit: Some(Limit::BodyBytes), ..unknown(Fault::TooBig) });
     }
     let limits = Limits { element_bytes: settings.body_bytes, ..settings.client_xml };
-    let wrapper = xml::wrapper(scratch, &limits, ns::HTTPBIND, bytes)
-        .map_err(|violation| unknown(fault(violation, bytes)))?;
+    let wrapper = xml::wrapper(scratch, &limits, ns::HTTPBIND, bytes).map_err(|violation| {
+        Unreadable { limit: violation.limit(), ..unknown(fault(violation, bytes)) }
+    })?;
     if !wrapper.is(ns::HTTPBIND, "body") {
         let is_body = wrapper.local() == b"body";
         return Err(unknown(if is_body { Fault::InvalidNamespace } else { Fault::BadFormat }));
     }
     let Attributes { sid, rid, wrong, mut body } = attributes(&wrapper);
-    let unreadable = |fault| Unreadable { sid: sid.flatten(), rid, fault };
+    let unreadable = |fault| Unreadable { sid: sid.flatten(), rid, fault, limit: None };
     body.rid = match rid {
         Some(rid) if !wrong => rid,
         _ => return Err(unreadable(Fault::BadFormat)),
     };
-    body.payload = payload(scratch, settings, &wrapper).map_err(unreadable)?;
+    body.payload = payload(scratch, settings, &wrapper)
+        .map_err(|Wrong { fault, limit }| Unreadable { limit, ..unreadable(fault) })?;
     Ok(body)
 }
 
@@ -262,12 +267,19 @@ fn attributes(wrapper: &Wrapper<'_>) -> Attributes {
     Attributes { sid, rid, wrong, body }
 }
 
+/// What is wrong with a payload.
+struct Wrong {
+    fault: Fault,
+    limit: Option<Limit>,
+}
+
 /// Proves the payloads one by one and writes them for the server (BOSH-86, BOSH-87).
 fn payload(
     scratch: &mut Scratch,
     settings: &Settings,
     wrapper: &Wrapper<'_>,
-) -> Result<Payload, Fault> {
+) -> Result<Payload, Wrong> {
+    let wrong = |fault, limit| Wrong { fault, limit: Some(limit) };
     let mut children = wrapper.children(&settings.client_xml);
     let whole = children.left();
     let mut payload = Payload::default();
@@ -275,11 +287,15 @@ fn payload(
         let element = match children.next(scratch) {
             Ok(Some(element)) => element,
             Ok(None) => break,
-            Err(Violation::BadEncoding) => return Err(Fault::BadUtf8),
-            Err(violation) => return Err(violation.into()),
+            Err(Violation::BadEncoding) => {
+                return Err(Wrong { fault: Fault::BadUtf8, limit: None });
+            }
+            Err(violation) => {
+                return Err(Wrong { fault: violation.into(), limit: violation.limit() });
+            }
         };
         if payload.parts.len() >= settings.body_elements as usize {
-            return Err(Fault::XmlLimit);
+            return Err(wrong(Fault::XmlLimit, Limit::BodyElements));
         }
         if payload.parts.is_empty() {
             // Nearly always the exact size: what is left is the root's end tag.
@@ -290,12 +306,13 @@ fn payload(
         let grown = payload.bytes.len().saturating_sub(whole);
         if grown > settings.pending_bytes {
             // Declarations of the body, repeated on every payload, made so much of it.
-            return Err(Fault::XmlLimit);
+            return Err(wrong(Fault::XmlLimit, Limit::PendingBytes));
         }
         let kind = element.kind();
         payload.parts.push(Part {
             kind,
-            len: u32::try_from(payload.bytes.len() - start).map_err(|_| Fault::TooBig)?,
+            len: u32::try_from(payload.bytes.len() - start)
+                .map_err(|_| wrong(Fault::TooBig, Limit::ElementBytes))?,
             note: Note::of(&element, kind),
         });
     }

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use super::super::c2s::OpenRequest;
 use super::super::domain::Domain;
 use super::super::fault::Fault;
+use super::super::limit::Limit;
 use super::super::seam::FeatureRules;
 use super::super::stream::{Phase, ServerSide};
 use super::keys::Chain;
@@ -41,6 +42,8 @@ pub(super) struct Core {
     pub(super) server: ServerSide,
     /// The first reason; later ones are consequences.
     pub(super) ended: Option<Fault>,
+    /// The limit that was reached, where `ended` alone does not say.
+    pub(super) limit: Option<Limit>,
     pub(super) domain: Domain,
     pub(super) request: Option<Box<OpenRequest>>,
     /// What a restart says of the client unless it says otherwise; until a resource is bound.
@@ -204,12 +207,23 @@ impl Core {
 
     /// SEC-17, UP-24: whether another element of the server can be kept.
     pub(super) fn has_room(&self) -> bool {
-        let room = if self.phase.authenticated {
-            self.settings.pending_bytes
+        self.is_full().is_none()
+    }
+
+    /// The limit that what waits for the client has reached.
+    pub(super) fn is_full(&self) -> Option<Limit> {
+        let (room, limit) = if self.phase.authenticated {
+            (self.settings.pending_bytes, Limit::PendingBytes)
         } else {
-            self.settings.unauthenticated_bytes
+            (self.settings.unauthenticated_bytes, Limit::UnauthenticatedBytes)
         };
-        self.queue.bytes() < room && self.queue.len() < self.settings.pending_stanzas as usize
+        if self.queue.bytes() >= room {
+            Some(limit)
+        } else if self.queue.len() >= self.settings.pending_stanzas as usize {
+            Some(Limit::PendingStanzas)
+        } else {
+            None
+        }
     }
 
     /// BOSH-53: the highest rid without gaps, in the answer to another.

@@ -50,6 +50,7 @@ impl Core {
             client: ClientSide::Open,
             server: ServerSide::Connecting,
             ended: None,
+            limit: None,
             request: Some(Box::new(OpenRequest { domain: domain.clone(), from, lang })),
             domain,
             address: Some(Box::new(address)),

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use super::super::c2s;
 use super::super::fault::Fault;
 use super::super::item::{Element, Kind};
+use super::super::limit::Limit;
 use super::super::ns;
 use super::super::seam::escape_attribute;
 use super::super::stream::ServerSide;
@@ -28,6 +29,13 @@ impl Core {
     /// Records the reason; the first one stands.
     fn end(&mut self, fault: Fault) {
         self.ended.get_or_insert(fault);
+    }
+
+    /// Remembers the limit that is about to end the session, if it has not ended yet.
+    pub(super) fn reached(&mut self, limit: Option<Limit>) {
+        if self.ended.is_none() {
+            self.limit = limit;
+        }
     }
 
     /// The client's `terminate` has its turn (BOSH-64).

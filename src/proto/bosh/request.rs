@@ -7,6 +7,7 @@ use super::super::c2s;
 use super::super::domain::Domain;
 use super::super::fault::Fault;
 use super::super::item::Kind;
+use super::super::limit::Limit;
 use super::super::ns;
 use super::super::stream::ServerSide;
 use super::body::{Ack, Body, Payload};
@@ -221,7 +222,12 @@ impl Core {
             None => {}
             Some(Ok(seconds))
                 if seconds > 0 && u64::from(seconds) <= self.settings.maxpause.as_secs() => {}
-            Some(_) => return Err(Fault::BadPause),
+            Some(pause) => {
+                // Else it is 0, or no number.
+                let is_longer = pause.is_ok_and(|seconds| seconds > 0);
+                self.reached(is_longer.then_some(Limit::MaxPause));
+                return Err(Fault::BadPause);
+            }
         }
         // XB-09, XB-11.
         if let Some(restart) = body.restart.as_deref().filter(|_| !body.terminate) {
@@ -267,7 +273,10 @@ impl Core {
             }
         }
         // What we answer ourselves is bounded as what the server says is (SEC-17).
-        if body.payload.parts.iter().any(|part| part.kind == Kind::Compress) && !self.has_room() {
+        if body.payload.parts.iter().any(|part| part.kind == Kind::Compress)
+            && let Some(limit) = self.is_full()
+        {
+            self.reached(Some(limit));
             return Err(Fault::XmlLimit);
         }
         // UP-24.

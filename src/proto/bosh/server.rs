@@ -8,6 +8,7 @@ use super::super::fault::Fault;
 use super::super::item::{Element, Item, Kind, StreamHeader};
 use super::super::seam::{self, FeatureRules, Rewrite};
 use super::super::stream::ServerSide;
+use super::super::xml::Violation;
 use super::core::{ClientSide, Core};
 use super::response::Words;
 use super::session::Out;
@@ -94,6 +95,7 @@ impl Core {
                 if rewrite == Rewrite::Dropped {
                     // Without features no client can go on; any other nonza it can do without.
                     if kind == Kind::Features {
+                        self.reached(element.broken().and_then(Violation::server_limit));
                         self.server_broken(out, now);
                     }
                     return;

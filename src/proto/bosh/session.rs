@@ -7,6 +7,7 @@ use std::time::Instant;
 use super::super::c2s::OpenRequest;
 use super::super::fault::Fault;
 use super::super::item::{Item, StreamHeader};
+use super::super::limit::Limit;
 use super::super::stream::{ServerSide, Stage, Tally};
 use super::super::xml::{ItemReader, Policy, Scratch};
 use super::body::Body;
@@ -32,6 +33,8 @@ pub enum Event<'a> {
         rid: Option<u64>,
         /// What is wrong.
         fault: Fault,
+        /// The limit that was reached, if that is it.
+        limit: Option<Limit>,
     },
     /// The HTTP connection of an open request ended before an answer was started (BOSH-48); also
     /// said of a request whose [`Respond`] the shell could not hand over.
@@ -151,7 +154,10 @@ impl Session {
         let core = &mut self.core;
         match event {
             Event::Request { id, body } => core.request(id, body, out, now),
-            Event::Unreadable { id, rid, fault } => core.unreadable(id, rid, fault, out, now),
+            Event::Unreadable { id, rid, fault, limit } => {
+                core.reached(limit);
+                core.unreadable(id, rid, fault, out, now);
+            }
             Event::Gone { id } => core.gone(id, out, now),
             Event::Connected { header, secure, identified } => {
                 if core.server == ServerSide::Connecting {
@@ -210,8 +216,9 @@ impl Session {
             match self.reader.next(scratch, input) {
                 Ok(None) => break,
                 Ok(Some(item)) => self.core.server_item(item, out, now),
-                Err(_) => {
+                Err(violation) => {
                     *input = &[];
+                    self.core.reached(violation.server_limit());
                     self.core.server_broken(out, now);
                 }
             }
@@ -263,6 +270,12 @@ impl Session {
     #[must_use]
     pub fn ended(&self) -> Option<Fault> {
         self.core.ended
+    }
+
+    /// The limit that was reached, if that is why it ends.
+    #[must_use]
+    pub fn limit(&self) -> Option<Limit> {
+        self.core.limit.or_else(|| Limit::of(self.core.ended?))
     }
 
     /// The session has ended towards the client and the server, and only keeps its condition for

@@ -16,6 +16,7 @@ use super::super::c2s::OpenRequest;
 use super::super::domain::Domain;
 use super::super::fault::Fault;
 use super::super::item::{Item, StreamHeader};
+use super::super::limit::Limit;
 use super::super::seam::FeatureRules;
 use super::super::stream::{Note, Served, ServerSide, Tally};
 use super::super::xml::{self, ItemReader, Limits, Message, Policy, Scope, Scratch};

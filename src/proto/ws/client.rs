@@ -9,6 +9,7 @@ use super::super::domain::Domain;
 use super::super::fault::Fault;
 use super::super::frame::{self, FrameError, FrameEvent};
 use super::super::item::{Element, Kind, StreamHeader};
+use super::super::limit::Limit;
 use super::super::stream::{self, ServerSide};
 use super::super::xml::{self, Scope, Scratch};
 use super::super::{ns, seam};
@@ -44,6 +45,9 @@ impl Core {
 
     pub(super) fn frame_error(&mut self, error: FrameError, out: &mut Out, now: Instant) {
         self.flags.deaf = true;
+        if error == FrameError::TooManyFragments {
+            self.reached(Some(Limit::MaxFragments));
+        }
         let fault = match error {
             FrameError::Binary => Fault::Binary,
             FrameError::Protocol(_) => Fault::BadFrame,
@@ -106,7 +110,7 @@ impl Core {
                         false
                     }
                     Err(violation) => {
-                        self.fail(violation.into(), out, now);
+                        self.violated(violation, out, now);
                         false
                     }
                 }
@@ -139,7 +143,7 @@ impl Core {
         let mut messages = match xml::messages(scratch, &settings.client_xml, scope, text) {
             Ok(messages) => messages,
             Err(violation) => {
-                self.fail(violation.into(), out, now);
+                self.violated(violation, out, now);
                 return false;
             }
         };
@@ -148,6 +152,7 @@ impl Core {
         while self.client == ClientSide::Open {
             if out.server.len() - before > settings.pending_bytes {
                 // Declarations of the header, repeated on every element, made so much of it.
+                self.reached(Some(Limit::PendingBytes));
                 self.fail(Fault::XmlLimit, out, now);
                 break;
             }
@@ -155,7 +160,7 @@ impl Core {
                 Ok(Some(message)) => restart |= self.message(message, out, now),
                 Ok(None) => break,
                 Err(violation) => {
-                    self.fail(violation.into(), out, now);
+                    self.violated(violation, out, now);
                     break;
                 }
             }
@@ -207,7 +212,7 @@ impl Core {
                 let legacy = settings.legacy_framing && looks_legacy(text);
                 self.framing =
                     Some(if legacy { Framing::Legacy { closed: false } } else { Framing::Rfc7395 });
-                self.fail(violation.into(), out, now);
+                self.violated(violation, out, now);
             }
         }
         false

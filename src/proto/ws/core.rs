@@ -9,6 +9,7 @@ use super::super::c2s::OpenRequest;
 use super::super::domain::Domain;
 use super::super::fault::Fault;
 use super::super::frame;
+use super::super::limit::Limit;
 use super::super::seam::FeatureRules;
 use super::super::stream::{Phase, ServerSide};
 use super::super::xml::Scope;
@@ -28,6 +29,8 @@ pub(super) struct Core {
     pub(super) server: ServerSide,
     /// The first reason; later ones are consequences.
     pub(super) ended: Option<Fault>,
+    /// The limit that was reached, where `ended` alone does not say.
+    pub(super) limit: Option<Limit>,
     pub(super) domain: Option<Domain>,
     pub(super) request: Option<Box<OpenRequest>>,
     /// The legacy header's names, in scope of all later messages (WSL-06).

@@ -6,8 +6,9 @@ use super::super::c2s;
 use super::super::fault::Fault;
 use super::super::frame;
 use super::super::item::StreamHeader;
+use super::super::limit::Limit;
 use super::super::stream::ServerSide;
-use super::super::xml::Scope;
+use super::super::xml::{Scope, Violation};
 use super::core::{Core, text};
 use super::session::{ClientSide, Out};
 use super::{Framing, write_see_other};
@@ -61,6 +62,19 @@ impl Core {
     /// Records the reason; the first one stands.
     pub(super) fn end(&mut self, fault: Fault) {
         self.ended.get_or_insert(fault);
+    }
+
+    /// Remembers the limit that is about to end the session, if it has not ended yet.
+    pub(super) fn reached(&mut self, limit: Option<Limit>) {
+        if self.ended.is_none() {
+            self.limit = limit;
+        }
+    }
+
+    /// Ends the session for what the client has sent.
+    pub(super) fn violated(&mut self, violation: Violation, out: &mut Out, now: Instant) {
+        self.reached(violation.limit());
+        self.fail(violation.into(), out, now);
     }
 
     /// Ends the session towards both sides (WS-31, WS-33, WSL-09).

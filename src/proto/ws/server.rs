@@ -9,6 +9,7 @@ use super::super::frame;
 use super::super::item::{Element, Kind, StreamHeader};
 use super::super::seam::{self, Rewrite};
 use super::super::stream::ServerSide;
+use super::super::xml::Violation;
 use super::Framing;
 use super::core::{Core, text};
 use super::session::{ClientSide, Out};
@@ -82,6 +83,7 @@ impl Core {
                 if rewrite == Rewrite::Dropped {
                     // Without features no client can go on; any other nonza it can do without.
                     if kind == Kind::Features {
+                        self.reached(element.broken().and_then(Violation::server_limit));
                         self.server_garbage(out, now);
                     }
                     return;

@@ -16,6 +16,7 @@ use super::super::c2s::OpenRequest;
 use super::super::fault::Fault;
 use super::super::frame::{FrameEvent, FrameReader};
 use super::super::item::{Item, StreamHeader};
+use super::super::limit::Limit;
 use super::super::seam::FeatureRules;
 use super::super::stream::{Phase, ServerSide, Stage, Tally};
 use super::super::xml::{ItemReader, Policy, Scratch};
@@ -85,6 +86,7 @@ impl Session {
                 client: ClientSide::Open,
                 server: ServerSide::Absent,
                 ended: None,
+                limit: None,
                 domain: None,
                 request: None,
                 scope: None,
@@ -144,6 +146,12 @@ impl Session {
     #[must_use]
     pub fn ended(&self) -> Option<Fault> {
         self.core.ended
+    }
+
+    /// The limit that was reached, if that is why it ends.
+    #[must_use]
+    pub fn limit(&self) -> Option<Limit> {
+        self.core.limit.or_else(|| Limit::of(self.core.ended?))
     }
 
     /// The framing, once the first message told it.
@@ -317,7 +325,8 @@ impl Session {
                 Ok(Some(Item::Header(header))) => self.core.restarted(&header, out, now),
                 Ok(Some(Item::Element(element))) => self.core.server_element(&element, out, now),
                 Ok(Some(Item::End)) => self.core.server_closed(out, now),
-                Err(_) => {
+                Err(violation) => {
+                    self.core.reached(violation.server_limit());
                     self.core.server_garbage(out, now);
                     *input = &[];
                     return;

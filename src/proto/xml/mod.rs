@@ -25,6 +25,8 @@ pub(crate) use scan::{Found, Ns, Span};
 pub(crate) use tree::{Content, Node, parse as parse_tree, write as write_tree};
 pub(crate) use wrapper::{Wrapper, wrapper};
 
+use super::limit::Limit;
+
 /// Why bytes were refused. The text names the rule, never the peer's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Violation {
@@ -48,8 +50,8 @@ pub enum Violation {
     #[error("element too big")]
     TooBig,
     /// Another of the [`Limits`] is passed: `policy-violation`.
-    #[error("limit passed: {0}")]
-    Limit(&'static str),
+    #[error("limit passed: {}", .0.key())]
+    Limit(Limit),
 }
 
 /// What one element may cost (SEC-11, SEC-12).

@@ -25,6 +25,7 @@ use super::chars::{
 };
 use super::scope::STREAM_INDEX;
 use super::{Limits, Policy, Scope, Violation};
+use crate::proto::limit::Limit;
 use crate::proto::ns;
 
 /// Reusable working memory of the scanner: one per worker thread.
@@ -898,10 +899,10 @@ fn start(work: &mut Work, end: usize, context: &Context<'_>) -> Result<(), Viola
     work.seen = 0;
     work.elements += 1;
     if work.elements > context.limits.elements {
-        work.violate(context.policy, Violation::Limit("elements"))?;
+        work.violate(context.policy, Violation::Limit(Limit::Elements))?;
     }
     if end - work.token > context.limits.name_bytes as usize {
-        work.violate(context.policy, Violation::Limit("name length"))?;
+        work.violate(context.policy, Violation::Limit(Limit::NameBytes))?;
     }
     Ok(())
 }
@@ -918,11 +919,11 @@ fn attribute(
     let span = work.attr;
     work.attr_count += 1;
     if work.attr_count > context.limits.attributes {
-        return work.violate(policy, Violation::Limit("attributes"));
+        return work.violate(policy, Violation::Limit(Limit::Attributes));
     }
     let name = span.of(bytes);
     if name.len() > context.limits.name_bytes as usize {
-        work.violate(policy, Violation::Limit("name length"))?;
+        work.violate(policy, Violation::Limit(Limit::NameBytes))?;
     }
 
     // A filter first: comparing names is needed only when two fall on the same bit.
@@ -968,7 +969,7 @@ fn declaration(
     let (prefix_name, name) = (prefix.of(bytes), namespace.of(bytes));
     work.declared += 1;
     if work.declared > limit || work.bindings.len() as u32 >= limit.saturating_mul(4) {
-        return work.violate(policy, Violation::Limit("namespace declarations"));
+        return work.violate(policy, Violation::Limit(Limit::Namespaces));
     }
     // In a form that compiles to vector instructions; C2 may begin a C1 control.
     let is_suspect = name
@@ -1047,7 +1048,7 @@ fn open(
         }
     }
     if work.open.len() >= context.limits.depth as usize {
-        work.violate(context.policy, Violation::Limit("depth"))?;
+        work.violate(context.policy, Violation::Limit(Limit::Depth))?;
     }
     if empty {
         work.bindings.truncate(work.outer_bindings as usize);
@@ -1058,7 +1059,7 @@ fn open(
         work.bindings.truncate(work.outer_bindings as usize);
         work.default = work.outer_default;
         if work.deep.len() >= DEEPEST {
-            return Err(Violation::Limit("depth"));
+            return Err(Violation::Limit(Limit::Depth));
         }
         work.deep.push(work.tag);
         return Ok(false);

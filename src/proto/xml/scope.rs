@@ -1,6 +1,7 @@
 //! The names in scope outside an element: what a stream header declared for its children.
 
 use super::Violation;
+use crate::proto::limit::Limit;
 use crate::proto::ns;
 
 /// Names in scope outside an element: a default namespace and up to 64 prefixes.
@@ -84,7 +85,7 @@ impl Scope {
         }
         let more = self.more.get_or_insert_default();
         if more.prefixes.len() >= usize::from(STREAM_INDEX) {
-            return Err(Violation::Limit("prefixes of a stream header"));
+            return Err(Violation::Limit(Limit::Namespaces));
         }
         more.prefixes.push((prefix.into(), namespace.into()));
         Ok(())

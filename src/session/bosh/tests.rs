@@ -216,6 +216,10 @@ impl Driven for Script {
         self.ended
     }
 
+    fn limit(&self) -> Option<Limit> {
+        None
+    }
+
     fn is_zombie(&self) -> bool {
         self.zombie
     }

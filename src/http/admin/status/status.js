@@ -219,7 +219,7 @@ function showTables(span) {
     ...grown("bosphorus_bosh_refused_total", "why").map(([what, count]) => ["BOSH request", spaced(what), whole(count)]),
     ...grown("bosphorus_limit_hits_total", "limit").map(([what, count]) => ["limit", what, whole(count)]),
   ];
-  fill(table("refused"), ["What", "Why", "Times"], refused, "Nobody was refused in this time.");
+  fill(table("refused"), ["What", "Why", "Times"], refused, "Nobody was refused, and no limit reached, in this time.");
 
   const census = samples(span.now, "bosphorus_census_sessions_total", { transport: "bosh" })
     .map(({ labels }) => [labels, span.count("bosphorus_census_sessions_total", labels)])

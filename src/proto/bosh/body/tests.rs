@@ -197,7 +197,8 @@ fn a_rid_is_a_plain_number() {
     ] {
         assert_eq!(with(&format!("rid='{text}'")).map(|body| body.rid), Ok(rid));
     }
-    let unreadable = Unreadable { sid: Some(sid()), rid: None, fault: Fault::BadFormat };
+    let unreadable =
+        Unreadable { sid: Some(sid()), rid: None, fault: Fault::BadFormat, limit: None };
     for text in [
         "0",
         "-1",
@@ -358,7 +359,8 @@ fn keys_are_hex() {
     for wrong in ["", "xyz", " 0F", &format!("{forty}0")] {
         for name in ["key", "newkey"] {
             let unreadable = refuses(request(&format!("{name}='{wrong}'"), ""));
-            let want = Unreadable { sid: Some(sid()), rid: Some(7), fault: Fault::BadFormat };
+            let want =
+                Unreadable { sid: Some(sid()), rid: Some(7), fault: Fault::BadFormat, limit: None };
             assert_eq!(unreadable, want, "{wrong}");
         }
     }
@@ -388,7 +390,7 @@ fn a_restart_is_known_by_its_namespace() {
         assert_eq!(restart(none), None, "{none}");
     }
     let undeclared = refuses(request("xmpp:restart='true'", ""));
-    assert_eq!(undeclared, Unreadable { sid: None, rid: None, fault: Fault::BadXml });
+    assert_eq!(undeclared, Unreadable { sid: None, rid: None, fault: Fault::BadXml, limit: None });
     let version = |attributes: &str| creation(attributes).version;
     assert_eq!(version("version='1.0'"), None);
     assert_eq!(version("q:version='1.0' xmlns:q='urn:xmpp:xbosh'").as_deref(), Some("1.0"));
@@ -397,7 +399,7 @@ fn a_restart_is_known_by_its_namespace() {
 /// BOSH-68: what is broken behind the start tag is told with the session it belongs to.
 #[test]
 fn the_fault_knows_its_session_once_the_tag_was_read() {
-    let known = |fault| Unreadable { sid: Some(sid()), rid: Some(7), fault };
+    let known = |fault| Unreadable { sid: Some(sid()), rid: Some(7), fault, limit: None };
     for (text, fault) in [
         (request("", "<iq"), Fault::BadXml),
         (request("", "<iq>"), Fault::BadXml),
@@ -409,7 +411,7 @@ fn the_fault_knows_its_session_once_the_tag_was_read() {
     ] {
         assert_eq!(refuses(&text), known(fault), "{text}");
     }
-    let nobody = Unreadable { sid: None, rid: None, fault: Fault::BadXml };
+    let nobody = Unreadable { sid: None, rid: None, fault: Fault::BadXml, limit: None };
     for text in [request("x", ""), request("", "")[..60].to_owned()] {
         assert_eq!(refuses(&text), nobody, "{text}");
     }

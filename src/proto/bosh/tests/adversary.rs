@@ -914,8 +914,12 @@ impl World {
             ),
             6 => (Fault::Closed, proper(body(next).terminate())),
             7 => {
-                let event =
-                    Event::Unreadable { id: RequestId(id), rid: None, fault: Fault::BadXml };
+                let event = Event::Unreadable {
+                    id: RequestId(id),
+                    rid: None,
+                    fault: Fault::BadXml,
+                    limit: None,
+                };
                 self.waiting.insert(id, Waiting { rid: u64::MAX, arrived: self.now });
                 self.rids.insert(id, u64::MAX);
                 self.provoked = Some(Fault::BadXml);

@@ -101,11 +101,11 @@ fn garbage_ends_the_session() {
     let mut rig = Rig::bound();
     rig.ask(101, body(101));
     let id = RequestId(1);
-    let got = rig.handle(Event::Unreadable { id, rid: None, fault: Fault::BadXml });
+    let got = rig.handle(Event::Unreadable { id, rid: None, fault: Fault::BadXml, limit: None });
     told(&got, &[(101, Why::Terminate, OTHER_REQUEST), (1, Why::Terminate, &term("bad-request"))]);
     assert_eq!((rig.upstream(), rig.session.ended()), (FOOTER.into(), Some(Fault::BadXml)));
     // And a session that has ended stays as it is.
-    let got = rig.handle(Event::Unreadable { id, rid: None, fault: Fault::BadXml });
+    let got = rig.handle(Event::Unreadable { id, rid: None, fault: Fault::BadXml, limit: None });
     told(&got, &[(1, Why::Terminate, &term("bad-request"))]);
 }
 
@@ -113,8 +113,38 @@ fn garbage_ends_the_session() {
 #[test]
 fn what_is_too_big_is_a_policy_violation() {
     let mut rig = Rig::bound();
-    let event = Event::Unreadable { id: RequestId(1), rid: Some(101), fault: Fault::XmlLimit };
+    let event =
+        Event::Unreadable { id: RequestId(1), rid: Some(101), fault: Fault::XmlLimit, limit: None };
     told(&rig.handle(event), &[(1, Why::Terminate, &term("policy-violation"))]);
+}
+
+/// SEC-17: what the gateway answers itself is not kept beyond the limits of what the server says,
+/// and the one that was reached is remembered; later ones are consequences.
+#[test]
+fn a_full_queue_ends_who_adds_to_it() {
+    let compress = "<compress xmlns='http://jabber.org/protocol/compress'/>";
+    let said = message(&"x".repeat(300));
+    let change = |settings: &mut Settings| {
+        (settings.unauthenticated_bytes, settings.pending_bytes) = (200, 250);
+    };
+    for (mut rig, limit) in [
+        (Rig::with(change, creation(|_| {})), Limit::UnauthenticatedBytes),
+        (Rig::bound_with(change, creation(|_| {})), Limit::PendingBytes),
+        (
+            Rig::bound_with(|settings| settings.pending_stanzas = 1, creation(|_| {})),
+            Limit::PendingStanzas,
+        ),
+    ] {
+        rig.feed(&said);
+        assert_eq!(rig.session.limit(), None);
+        rig.ask(101, body(101).say(compress));
+        let ended = (rig.session.ended(), rig.session.limit());
+        assert_eq!(ended, (Some(Fault::XmlLimit), Some(limit)));
+        let (id, limit_of_another) = (RequestId(1), Some(Limit::Depth));
+        let fault = Fault::XmlLimit;
+        rig.handle(Event::Unreadable { id, rid: None, fault, limit: limit_of_another });
+        assert_eq!(rig.session.limit(), Some(limit));
+    }
 }
 
 /// BOSH-70: too high, too old, badly keyed, too late: the same bytes.
