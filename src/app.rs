@@ -413,7 +413,8 @@ impl Public {
                     let (settings, local) = (Arc::clone(&live.door), Arc::clone(&local));
                     let door = Door { settings, addresses, metrics, local };
                     let limits = live.connection;
-                    async move {
+                    // Boxed, as actix puts it into its task twice.
+                    Box::pin(async move {
                         let Some(mut entered) = door.enter(&mut io).await else {
                             return Ok(());
                         };
@@ -451,7 +452,7 @@ impl Public {
                                 Ok(())
                             }
                         }
-                    }
+                    })
                 }))
             }
         })
