@@ -60,18 +60,18 @@ mod tests {
     use bosphorus::metrics::heap::live;
 
     /// What is allocated, grown, and freed on another thread is counted; other tests of this binary
-    /// allocate far less than this.
+    /// allocate and free far less than this meanwhile.
     #[test]
     fn the_account_follows_what_is_in_use() {
         const MIB: usize = 1 << 20;
         let before = live();
         let mut block = Vec::<u8>::with_capacity(64 * MIB);
         let allocated = live() - before;
-        assert!((64 * MIB..66 * MIB).contains(&allocated), "{allocated}");
+        assert!((62 * MIB..66 * MIB).contains(&allocated), "{allocated}");
         block.reserve_exact(96 * MIB);
         let zeroed = vec![0_u8; 32 * MIB];
         let grown = live() - before;
-        assert!((128 * MIB..130 * MIB).contains(&grown), "{grown}");
+        assert!((126 * MIB..130 * MIB).contains(&grown), "{grown}");
         std::thread::spawn(move || drop((block, zeroed))).join().unwrap();
         assert!(live() < before + 2 * MIB);
     }
