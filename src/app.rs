@@ -3,6 +3,7 @@
 #[cfg(feature = "demo")]
 pub mod demo;
 mod discovery;
+mod memory;
 mod notify;
 mod reload;
 mod signals;
@@ -113,6 +114,7 @@ struct Gateway {
 impl Gateway {
     /// Builds it and begins to serve; to be called on an actix system.
     fn start(config: Config, sockets: Sockets, extra: Option<Extra>) -> anyhow::Result<Self> {
+        memory::give_back();
         let metrics = Metrics::register().context("registering the metrics")?;
         let health = Health::default();
         let live = live(&config, &health)?;
@@ -379,6 +381,7 @@ impl Public {
     ) -> impl ServiceFactory<S, Config = (), Response = (), Error = DispatchError> + use<S> {
         let Self { shared, current, ranges, extra, tls, fixed } = self.clone();
         let range = ranges.fetch_add(1, Ordering::Relaxed);
+        memory::give_back();
         let hook = Rc::new(Hook {
             worker: Worker::start(shared.clone(), range << 40),
             current: Arc::clone(&current),

@@ -135,3 +135,35 @@ fn a_flood_behind_a_held_request_is_given_up() -> Result {
     ensure!(got.is_empty(), "answered: {}", String::from_utf8_lossy(&got));
     Ok(())
 }
+
+/// SEC-17: what thousands of connections needed is given back to the system when they have left, also
+/// where nothing happens afterwards.
+#[test]
+fn what_many_connections_took_is_given_back() -> Result {
+    const CONNECTIONS: usize = 2000;
+    rlimit::increase_nofile_limit(u64::MAX)?;
+    let gateway = gateway()?;
+    let resident = || -> Result<u64> { Ok(gateway.resident()?.all) };
+    let before = resident()?;
+    let mut sockets = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let mut socket = connect(&gateway)?;
+        socket.write_all(b"GET /nothing HTTP/1.1\r\nX: ")?;
+        sockets.push(socket);
+    }
+    for socket in &mut sockets {
+        ended(socket, |_| ())?;
+    }
+    let most = resident()?;
+    let grown = most - before;
+    ensure!(grown > 10 << 20, "{CONNECTIONS} connections took only {grown} bytes");
+    let begun = now();
+    let mut left = grown;
+    while left > grown / 10 {
+        ensure!(begun.elapsed() < PATIENCE, "{left} of {grown} bytes are still there");
+        std::thread::sleep(Duration::from_millis(20));
+        left = resident()?.saturating_sub(before);
+    }
+    println!("{CONNECTIONS} connections took {grown} bytes, and left {left}");
+    Ok(())
+}
