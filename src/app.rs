@@ -6,6 +6,7 @@ mod discovery;
 mod memory;
 mod notify;
 mod reload;
+mod seat;
 mod signals;
 mod sockets;
 
@@ -24,6 +25,7 @@ use anyhow::Context as _;
 use tokio::net::{TcpStream, UnixStream};
 use tracing::{debug, info, warn};
 
+use self::seat::Seat;
 use self::signals::{Signal, Signals};
 use self::sockets::{Bound, Listener, Sockets};
 use crate::config::{Config, ConfigError};
@@ -331,6 +333,7 @@ fn start_public(
             keep_alive: config.listen.keep_alive,
             stall: config.limits.stall_timeout,
         },
+        connections: config.listen.max_connections,
     };
     let mut listeners = Vec::new();
     for (bound, tls) in sockets {
@@ -372,6 +375,8 @@ struct Public {
 struct Fixed {
     h1: h1::Limits,
     h2: h2::Limits,
+    /// `listen.max_connections`
+    connections: usize,
 }
 
 impl Public {
@@ -411,6 +416,7 @@ impl Public {
                     let mut io: Io = socket.into();
                     let (http, app, tls) = (Rc::clone(&http), Rc::clone(&app), tls.clone());
                     let (live, metrics) = (current.load(), Arc::clone(&shared.metrics));
+                    let seat = Seat::take(fixed.connections, &metrics.limits);
                     let sessions = Arc::clone(&shared.sessions);
                     let addresses = Arc::clone(sessions.addresses());
                     let (settings, local) = (Arc::clone(&live.door), Arc::clone(&local));
@@ -418,6 +424,7 @@ impl Public {
                     let limits = live.connection;
                     // Boxed, as actix puts it into its task twice.
                     Box::pin(async move {
+                        let _seat = seat;
                         let Some(mut entered) = door.enter(&mut io).await else {
                             return Ok(());
                         };

@@ -167,3 +167,37 @@ fn what_many_connections_took_is_given_back() -> Result {
     println!("{CONNECTIONS} connections took {grown} bytes, and left {left}");
     Ok(())
 }
+
+/// SEC-16: a worker with as many connections as it may have takes the next one when another has left,
+/// and it is counted that somebody may have had to wait.
+#[test]
+fn a_worker_takes_as_many_connections_as_it_may() -> Result {
+    let gateway = Gateway::start(
+        "[listen]\nworkers = 1\nmax_connections = 2\n\
+         [domains.\"limits.test\"]\nservers = [\"xmpp://127.0.0.1:9\"]\n",
+    )?;
+    let ask = |socket: &mut TcpStream| -> Result<bool> {
+        socket.write_all(b"GET /nothing HTTP/1.1\r\nHost: x\r\n\r\n")?;
+        Ok(answered(socket))
+    };
+    let mut first = connect(&gateway)?;
+    ensure!(ask(&mut first)?, "the first was not answered");
+    counted(&gateway, "listen.max_connections", 0.0)?;
+    let mut second = connect(&gateway)?;
+    ensure!(ask(&mut second)?, "the second was not answered");
+    counted(&gateway, "listen.max_connections", 1.0)?;
+    let mut third = connect(&gateway)?;
+    ensure!(!ask(&mut third)?, "the third was answered");
+    ensure!(ask(&mut second)?, "the second was answered no more");
+    drop(first);
+    let begun = now();
+    while !answered(&mut third) {
+        ensure!(begun.elapsed() < PATIENCE, "the third was never answered");
+    }
+    counted(&gateway, "listen.max_connections", 2.0)
+}
+
+/// Something came within the socket's patience.
+fn answered(socket: &mut TcpStream) -> bool {
+    socket.read(&mut [0; 4096]).is_ok_and(|bytes| bytes > 0)
+}

@@ -55,6 +55,8 @@ pub enum Limit {
     UnauthenticatedLifetime,
     /// `limits.stall_timeout`
     StallTimeout,
+    /// `listen.max_connections`
+    MaxConnections,
     /// `listen.head_timeout`
     HeadTimeout,
     /// `listen.handshake_timeout`
@@ -75,7 +77,7 @@ pub enum Limit {
 
 impl Limit {
     /// Every limit.
-    pub const ALL: [Self; 32] = [
+    pub const ALL: [Self; 33] = [
         Self::Sessions,
         Self::SessionsPerAddress,
         Self::UnauthenticatedPerAddress,
@@ -100,6 +102,7 @@ impl Limit {
         Self::UnauthenticatedBytes,
         Self::UnauthenticatedLifetime,
         Self::StallTimeout,
+        Self::MaxConnections,
         Self::HeadTimeout,
         Self::HandshakeTimeout,
         Self::ProxyProtocolTimeout,
@@ -139,6 +142,7 @@ impl Limit {
             Self::UnauthenticatedBytes => "unauthenticated_bytes",
             Self::UnauthenticatedLifetime => "unauthenticated_lifetime",
             Self::StallTimeout => "stall_timeout",
+            Self::MaxConnections => "listen.max_connections",
             Self::HeadTimeout => "listen.head_timeout",
             Self::HandshakeTimeout => "listen.handshake_timeout",
             Self::ProxyProtocolTimeout => "listen.proxy_protocol_timeout",
