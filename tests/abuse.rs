@@ -38,7 +38,7 @@ use common::{PATIENCE, Result, block_on, in_ci};
 
 /// When memory has to be back.
 const RECOVERY: Duration = Duration::from_secs(60);
-/// Memory that nobody uses is given back every three seconds: what was the same for longer is at rest.
+/// Memory that nobody uses is given back every five seconds: what was the same for longer is at rest.
 const REST: Duration = Duration::from_secs(8);
 /// The most an honest message may take in a full run.
 const LATE: u64 = 1000;
