@@ -265,7 +265,7 @@ fn plain(live: &Live, worker: &Worker, asked: &Asked) -> HttpResponse {
         Judged::NotFound(answer) | Judged::WebSocket(Verdict::Plain(answer)) => respond(&answer),
         // What made it an upgrade for the hook was lost on its way.
         Judged::WebSocket(Verdict::Refuse(why, answer)) => {
-            refused(why.into());
+            refused(Upgrade::Refused(why));
             respond(&answer)
         }
         // An acceptable upgrade is taken by the hook before it comes here, unless it has a body or

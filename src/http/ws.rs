@@ -138,7 +138,7 @@ impl Hook {
                 handshake::overload(wait, live.routes.origins(), origin.as_deref())
             }
             Judged::WebSocket(Verdict::Refuse(why, answer)) => {
-                refused(why.into());
+                refused(Upgrade::Refused(why));
                 answer
             }
             Judged::NotFound(answer) => {

@@ -13,28 +13,10 @@ pub enum Upgrade {
     Accepted,
     /// Nothing is served on its path.
     NotFound,
-    /// Another method than `GET`.
-    Method,
-    /// Without the header `Upgrade`, which a reverse proxy has dropped.
-    NoUpgrade,
-    /// `Connection` does not name `Upgrade`: the same.
-    NoConnection,
-    /// It came as HTTP/1.0.
-    Http10,
-    /// It came over HTTP/2.
-    Http2,
-    /// Another version of WebSocket than 13.
-    Version,
-    /// `Sec-WebSocket-Key` is missing or none.
-    Key,
+    /// It was refused for what it says.
+    Refused(Refusal),
     /// It has a body, or names several protocols to upgrade to.
     Malformed,
-    /// The subprotocol `xmpp` is not offered, and `ws.require_subprotocol` is set.
-    Subprotocol,
-    /// The `Origin` is not allowed.
-    Origin,
-    /// There is no `Origin`, and `ws.require_origin` is set.
-    NoOrigin,
     /// A limit was reached.
     Overload,
     /// The process is ending.
@@ -50,21 +32,11 @@ pub enum Upgrade {
 }
 
 impl Upgrade {
-    /// Every outcome.
-    pub const ALL: [Self; 19] = [
+    /// All but the refusals, in the order of their slots.
+    const OTHERS: [Self; 9] = [
         Self::Accepted,
         Self::NotFound,
-        Self::Method,
-        Self::NoUpgrade,
-        Self::NoConnection,
-        Self::Http10,
-        Self::Http2,
-        Self::Version,
-        Self::Key,
         Self::Malformed,
-        Self::Subprotocol,
-        Self::Origin,
-        Self::NoOrigin,
         Self::Overload,
         Self::Drain,
         Self::NeverOpened,
@@ -72,24 +44,40 @@ impl Upgrade {
         Self::NoServer,
         Self::NoLogin,
     ];
+    const COUNT: usize = Self::OTHERS.len() + Refusal::ALL.len();
 
-    /// The value of the label `outcome`, and the word in the log.
+    /// Every outcome, in the order of their slots.
+    fn all() -> [Self; Self::COUNT] {
+        std::array::from_fn(|slot| match slot.checked_sub(Self::OTHERS.len()) {
+            Some(at) => Self::Refused(Refusal::ALL[at]),
+            None => Self::OTHERS[slot],
+        })
+    }
+
+    /// Where it is in a table of all outcomes.
+    fn slot(self) -> usize {
+        match self {
+            Self::Accepted => 0,
+            Self::NotFound => 1,
+            Self::Malformed => 2,
+            Self::Overload => 3,
+            Self::Drain => 4,
+            Self::NeverOpened => 5,
+            Self::NotServed => 6,
+            Self::NoServer => 7,
+            Self::NoLogin => 8,
+            Self::Refused(why) => Self::OTHERS.len() + why as usize,
+        }
+    }
+
+    /// The value of the label `outcome`.
     #[must_use]
     pub fn label(self) -> &'static str {
         match self {
             Self::Accepted => "accepted",
             Self::NotFound => "not_found",
-            Self::Method => "method",
-            Self::NoUpgrade => "no_upgrade",
-            Self::NoConnection => "no_connection",
-            Self::Http10 => "http_1_0",
-            Self::Http2 => "http_2",
-            Self::Version => "version",
-            Self::Key => "key",
+            Self::Refused(why) => why.label(),
             Self::Malformed => "malformed",
-            Self::Subprotocol => "subprotocol",
-            Self::Origin => "origin",
-            Self::NoOrigin => "no_origin",
             Self::Overload => "overload",
             Self::Drain => "drain",
             Self::NeverOpened => "never_opened",
@@ -114,28 +102,11 @@ impl Upgrade {
     }
 }
 
-impl From<Refusal> for Upgrade {
-    fn from(why: Refusal) -> Self {
-        match why {
-            Refusal::Method => Self::Method,
-            Refusal::NoUpgrade => Self::NoUpgrade,
-            Refusal::NoConnection => Self::NoConnection,
-            Refusal::Http10 => Self::Http10,
-            Refusal::Http2 => Self::Http2,
-            Refusal::Version => Self::Version,
-            Refusal::Key => Self::Key,
-            Refusal::Origin => Self::Origin,
-            Refusal::NoOrigin => Self::NoOrigin,
-            Refusal::Subprotocol => Self::Subprotocol,
-        }
-    }
-}
-
 /// The children of what is counted of upgrades, resolved once.
 #[derive(Debug)]
 pub struct UpgradeMetrics {
-    outcomes: [IntCounter; Upgrade::ALL.len()],
-    fallbacks: [IntCounter; Upgrade::ALL.len()],
+    outcomes: [IntCounter; Upgrade::COUNT],
+    fallbacks: [IntCounter; Upgrade::COUNT],
 }
 
 impl UpgradeMetrics {
@@ -155,19 +126,20 @@ impl UpgradeMetrics {
             &["outcome"],
         )?;
         Ok(Self {
-            outcomes: Upgrade::ALL.map(|outcome| outcomes.with_label_values(&[outcome.label()])),
-            fallbacks: Upgrade::ALL.map(|outcome| fallbacks.with_label_values(&[outcome.label()])),
+            outcomes: Upgrade::all().map(|outcome| outcomes.with_label_values(&[outcome.label()])),
+            fallbacks: Upgrade::all()
+                .map(|outcome| fallbacks.with_label_values(&[outcome.label()])),
         })
     }
 
     /// Counts one upgrade request.
     pub fn came_to(&self, outcome: Upgrade) {
-        self.outcomes[outcome as usize].inc();
+        self.outcomes[outcome.slot()].inc();
     }
 
     /// Counts one login over BOSH after an upgrade that had come to that.
     pub fn fell_back(&self, outcome: Upgrade) {
-        self.fallbacks[outcome as usize].inc();
+        self.fallbacks[outcome.slot()].inc();
     }
 }
 
@@ -176,16 +148,16 @@ mod tests {
     use super::*;
     use crate::metrics::Metrics;
 
-    /// A label stands for what it says: the table is in the order of its enum.
+    /// A label stands for what it says: the table is in the order of the slots.
     #[test]
-    fn labels_are_in_the_order_of_their_enum() {
+    fn labels_are_in_the_order_of_their_slots() {
         let metrics = Metrics::register().unwrap();
-        for (times, outcome) in Upgrade::ALL.into_iter().enumerate() {
+        for (times, outcome) in Upgrade::all().into_iter().enumerate() {
             (0..times).for_each(|_| metrics.upgrades.came_to(outcome));
             (0..=times).for_each(|_| metrics.upgrades.fell_back(outcome));
         }
         let text = String::from_utf8(metrics.render().unwrap()).unwrap();
-        for (times, outcome) in Upgrade::ALL.into_iter().enumerate() {
+        for (times, outcome) in Upgrade::all().into_iter().enumerate() {
             let label = outcome.label();
             for (family, times) in [("upgrades", times), ("fallbacks", times + 1)] {
                 let line = format!("\nbosphorus_{family}_total{{outcome=\"{label}\"}} {times}\n");

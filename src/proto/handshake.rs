@@ -78,6 +78,39 @@ pub enum Refusal {
     Subprotocol,
 }
 
+impl Refusal {
+    /// Every reason, in the order of their declaration.
+    pub const ALL: [Self; 10] = [
+        Self::Method,
+        Self::NoUpgrade,
+        Self::NoConnection,
+        Self::Http10,
+        Self::Http2,
+        Self::Version,
+        Self::Key,
+        Self::Origin,
+        Self::NoOrigin,
+        Self::Subprotocol,
+    ];
+
+    /// Its word in metrics.
+    #[must_use]
+    pub fn label(self) -> &'static str {
+        match self {
+            Self::Method => "method",
+            Self::NoUpgrade => "no_upgrade",
+            Self::NoConnection => "no_connection",
+            Self::Http10 => "http_1_0",
+            Self::Http2 => "http_2",
+            Self::Version => "version",
+            Self::Key => "key",
+            Self::Origin => "origin",
+            Self::NoOrigin => "no_origin",
+            Self::Subprotocol => "subprotocol",
+        }
+    }
+}
+
 /// An answer that ends the matter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {

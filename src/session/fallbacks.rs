@@ -101,6 +101,11 @@ impl Fallbacks {
 mod tests {
     use super::super::timer::clock;
     use super::*;
+    use crate::proto::handshake::Refusal;
+
+    const NO_UPGRADE: Upgrade = Upgrade::Refused(Refusal::NoUpgrade);
+    const ORIGIN: Upgrade = Upgrade::Refused(Refusal::Origin);
+    const KEY: Upgrade = Upgrade::Refused(Refusal::Key);
 
     fn address(fallbacks: &Fallbacks, text: &str) -> Address {
         fallbacks.address(text.parse().unwrap())
@@ -111,7 +116,7 @@ mod tests {
         let (fallbacks, now) = (Fallbacks::default(), clock());
         let one = address(&fallbacks, "192.0.2.1");
         assert_eq!(fallbacks.came(one, now), None);
-        fallbacks.failed(one, Upgrade::NoUpgrade, now);
+        fallbacks.failed(one, NO_UPGRADE, now);
         fallbacks.failed(one, Upgrade::NeverOpened, now);
         assert_eq!(fallbacks.came(address(&fallbacks, "192.0.2.2"), now), None);
         assert_eq!(
@@ -119,10 +124,10 @@ mod tests {
             Some(Upgrade::NeverOpened)
         );
         assert_eq!(fallbacks.came(one, now), None);
-        fallbacks.failed(one, Upgrade::Origin, now);
+        fallbacks.failed(one, ORIGIN, now);
         assert_eq!(fallbacks.came(one, now + SOON), None);
-        fallbacks.failed(address(&fallbacks, "2001:db8::1"), Upgrade::Key, now);
-        assert_eq!(fallbacks.came(address(&fallbacks, "2001:db8::2"), now), Some(Upgrade::Key));
+        fallbacks.failed(address(&fallbacks, "2001:db8::1"), KEY, now);
+        assert_eq!(fallbacks.came(address(&fallbacks, "2001:db8::2"), now), Some(KEY));
     }
 
     #[test]
@@ -132,12 +137,12 @@ mod tests {
             fallbacks.shards.iter().map(|shard| shard.lock().unwrap().failed.len()).sum()
         };
         for n in 0..(2 * ADDRESSES * SHARDS) as u32 {
-            fallbacks.failed(fallbacks.address(n.to_be_bytes().into()), Upgrade::Origin, now);
+            fallbacks.failed(fallbacks.address(n.to_be_bytes().into()), ORIGIN, now);
         }
         assert!(all(&fallbacks) <= ADDRESSES * SHARDS);
         for n in 0..4096_u32 {
             let address = fallbacks.address((!n).to_be_bytes().into());
-            fallbacks.failed(address, Upgrade::Origin, now + SOON);
+            fallbacks.failed(address, ORIGIN, now + SOON);
         }
         assert!(all(&fallbacks) < ADDRESSES * SHARDS);
         // Who is there already fails anew, however full it is.
