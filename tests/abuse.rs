@@ -31,7 +31,6 @@ use common::bosh::{Body, CONTENT_TYPE, CREATION, creation, first_rid};
 use common::client::{Client, Endpoint, Event, Mechanism, Transport};
 use common::gateway::{Gateway, domain_toml};
 use common::http::{Connection, Url};
-use common::process::{Directory, free_ports};
 use common::server::{Account, Kind, Server};
 use common::socket::{Received, Socket, frame, opcode};
 use common::{PATIENCE, Result, block_on, in_ci};
@@ -98,7 +97,6 @@ impl Scale {
 struct Target {
     gateway: Gateway,
     server: Arc<Server>,
-    tls: SocketAddr,
     url: Url,
     domain: &'static str,
 }
@@ -121,26 +119,21 @@ async fn run() -> Result {
     let scale = Scale::from_environment();
     let _ = rlimit::increase_nofile_limit(u64::MAX);
     let server = Server::shared(Kind::Prosody)?;
-    let directory = Directory::new("certificate")?;
     let pair = rcgen::generate_simple_self_signed(vec!["abuse.test".to_owned()])?;
-    let certificate = directory.write("cert.pem", &pair.cert.pem())?;
-    let key = directory.write("key.pem", &pair.signing_key.serialize_pem())?;
-    let [port] = free_ports()?;
-    let tls = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    let (chain, key) = (pair.cert.pem(), pair.signing_key.serialize_pem());
     // What is remembered of sessions that have ended is memory that is meant to stay: here not for
     // longer than the rest has.
-    let gateway = Gateway::start(&format!(
-        "[listen]\ntls_addresses = [\"{tls}\"]\n{}\n[tls]\n\
-         certificates = [{{ certificate = {certificate:?}, key = {key:?} }}]\n\
-         [limits]\nexempt_peers = []\nmemory = \"4 MiB\"\n{}\n[log]\nfilter = \"warn\"\n\
-         [recorder]\nkeep = \"30s\"\n{}",
+    let toml = format!(
+        "[listen]\n{}\n[limits]\nexempt_peers = []\nmemory = \"4 MiB\"\n{}\n[log]\n\
+         filter = \"warn\"\n[recorder]\nkeep = \"30s\"\n{}",
         scale.timeouts_of_listeners(),
         scale.timeouts,
         domain_toml(&server)
-    ))?;
+    );
+    let gateway = Gateway::start_tls(&toml, [&chain, &key])?;
     let url = Url::parse(&gateway.bosh_url())?;
     let domain = Kind::Prosody.domain();
-    let target = Target { gateway, server, tls, url, domain };
+    let target = Target { gateway, server, url, domain };
     let honest = Honest::start(&target)?;
     let outcome = attack_all(&target, &scale, &honest).await;
     honest.stop()?;
@@ -538,7 +531,7 @@ async fn unfinished(target: &Target, clients: usize) -> Result<String> {
     let hello = [&[22, 3, 1, 1, 0, 1, 0, 0, 252, 3, 3][..], &[7; 40]].concat();
     let head = b"GET /xmpp-websocket HTTP/1.1\r\nHost: x\r\nUpgrade: websock".to_vec();
     let mut open = open_many(clients, 5, |n| match n % 2 {
-        0 => (target.tls, hello.clone()),
+        0 => (target.gateway.tls(), hello.clone()),
         _ => (target.gateway.listen(), head.clone()),
     })
     .await;

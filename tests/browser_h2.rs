@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 use common::gateway::{Gateway, domain_toml};
 use common::npm;
-use common::process::{Directory, Process, free_ports, tail};
+use common::process::{Directory, Process, tail};
 use common::server::{Kind, Server};
 use common::{PATIENCE, Result, in_ci};
 use pki::Identity;
@@ -45,21 +45,15 @@ fn tabs_of_a_browser_share_one_connection() -> Result {
     let server = Server::prosody()?;
     let directory = Directory::new("browser-h2")?;
     let identity = Identity::self_signed(&[NAME]);
-    let [chain, key] = identity.pem();
-    let (chain, key) = (directory.write("chain.pem", chain)?, directory.write("key.pem", key)?);
-    let [port] = free_ports()?;
-    let gateway = Gateway::start(&format!(
-        "[listen]\ntls_addresses = [\"127.0.0.1:{port}\"]\n[[tls.certificates]]\n\
-         certificate = {chain:?}\nkey = {key:?}\n[log]\nfilter = \"debug\"\n{}",
-        domain_toml(&server)
-    ))?;
+    let toml = format!("[log]\nfilter = \"debug\"\n{}", domain_toml(&server));
+    let gateway = Gateway::start_tls(&toml, identity.pem())?;
     let accounts = || {
         let account = server.account();
         json!({"name": account.name, "password": account.password})
     };
     let tabs = [0, 1].map(|_| (0..SESSIONS).map(|_| accounts()).collect::<Vec<_>>());
     let argument = json!({
-        "url": format!("https://{NAME}:{port}/http-bind"),
+        "url": format!("https://{NAME}:{}/http-bind", gateway.tls().port()),
         "metrics": format!("http://{}/metrics", gateway.admin()),
         "domain": server.domain(),
         "tabs": tabs,

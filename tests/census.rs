@@ -9,7 +9,6 @@ mod common;
 mod pki;
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 
 use anyhow::{Context, bail, ensure};
 
@@ -18,7 +17,6 @@ use common::bridge::{self, Http2};
 use common::gateway::Gateway;
 use common::http::{Connection, Cut, Url};
 use common::peer::{Link, Peer};
-use common::process::{Directory, free_ports};
 use common::scene::{self, DOMAIN, FEATURES, HEADER, Scene, message};
 use common::socket::{Received, Socket};
 use common::{Result, block_on, eventually};
@@ -440,19 +438,11 @@ fn every_answer_has_its_reason() -> Result {
 fn an_upgrade_over_http2_is_told() -> Result {
     block_on(async {
         let peer = Peer::new().await?;
-        let (ca, directory) = (Ca::new(), Directory::new("certificates")?);
+        let ca = Ca::new();
         let identity = ca.issue(&["gateway.test"], Validity::Now);
-        let [chain, key] = identity.pem();
-        let (chain, key) = (directory.write("chain.pem", chain)?, directory.write("key.pem", key)?);
-        let [port] = free_ports()?;
-        let gateway = Gateway::start(&format!(
-            "[listen]\ntls_addresses = [\"127.0.0.1:{port}\"]\n[[tls.certificates]]\n\
-             certificate = {chain:?}\nkey = {key:?}\n{}",
-            peer.toml()
-        ))?;
+        let gateway = Gateway::start_tls(&peer.toml(), identity.pem())?;
         let config = bridge::client(&ca.file(), rustls::ALL_VERSIONS, &[b"h2"])?;
-        let to = SocketAddr::from(([127, 0, 0, 1], port));
-        let mut http2 = Http2::connect(&config, to, "gateway.test").await?;
+        let mut http2 = Http2::connect(&config, gateway.tls(), "gateway.test").await?;
         let request = http::Request::get("https://gateway.test/ws")
             .header("sec-websocket-key", "dGhlIHNhbXBsZSBub25jZQ==")
             .header("sec-websocket-version", "13")

@@ -16,7 +16,6 @@ use anyhow::{Context, ensure};
 
 use common::client::{Client, Endpoint, Transport};
 use common::gateway::{Gateway, domain_toml};
-use common::process::{Directory, free_ports};
 use common::server::{Kind, Server};
 use common::{Result, block_on};
 use pki::{Ca, Validity};
@@ -29,17 +28,8 @@ type Families = BTreeMap<String, BTreeMap<String, BTreeSet<String>>>;
 fn the_readme_has_what_the_program_shows() -> Result {
     block_on(async {
         let server = Server::shared(Kind::Demo)?;
-        let directory = Directory::new("certificates")?;
         let identity = Ca::new().issue(&["gateway.test"], Validity::Now);
-        let [certificate, key] = identity.pem();
-        let certificate = directory.write("0.pem", certificate)?;
-        let key = directory.write("0.key", key)?;
-        let [port]: [u16; 1] = free_ports()?;
-        let gateway = Gateway::start(&format!(
-            "[listen]\ntls_addresses = [\"127.0.0.1:{port}\"]\n\
-             [[tls.certificates]]\ncertificate = {certificate:?}\nkey = {key:?}\n{}",
-            domain_toml(&server)
-        ))?;
+        let gateway = Gateway::start_tls(&domain_toml(&server), identity.pem())?;
         // Some families have nothing to show before that.
         let endpoint = Endpoint { url: gateway.ws_url(), transport: Transport::Ws };
         Client::online(&endpoint, &server.named_account("alice")).await?.quit().await?;

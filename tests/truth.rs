@@ -23,12 +23,11 @@ use anyhow::ensure;
 use common::bridge::{self, Http2, Multiplexer};
 use common::client::{Client, Endpoint, Transport};
 use common::gateway::{Gateway, domain_toml};
-use common::process::{Directory, free_ports};
 use common::scene::{Scene, message};
 use common::server::{Kind, Server};
 use common::socket::{Received, Socket};
 use common::{Result, block_on, eventually, in_ci};
-use pki::{Ca, Validity};
+use pki::Ca;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
@@ -136,21 +135,8 @@ impl Way {
 }
 
 /// What became of one way: a row of the table.
-async fn compare(
-    way: &Way,
-    server: &Arc<Server>,
-    ca: &Ca,
-    directory: &Directory,
-) -> Result<String> {
-    let [port] = free_ports()?;
-    let gateway = Gateway::start(&format!(
-        "[listen]\ntls_addresses = [\"127.0.0.1:{port}\"]\n[[tls.certificates]]\n\
-         certificate = {:?}\nkey = {:?}\n{}",
-        directory.join("chain.pem"),
-        directory.join("key.pem"),
-        domain_toml(server)
-    ))?;
-    let to = if way.tls { SocketAddr::from(([127, 0, 0, 1], port)) } else { gateway.listen() };
+async fn compare(way: &Way, server: &Arc<Server>, ca: &Ca) -> Result<String> {
+    let (gateway, to) = quantiles::gateway(way, &domain_toml(server), ca)?;
     let (address, passed) = relay(to).await?;
     let config = |alpn: &[&[u8]]| bridge::client(&ca.file(), rustls::ALL_VERSIONS, alpn);
     let mut multiplexer = None;
@@ -267,11 +253,6 @@ fn figures_are_what_an_observer_counts() -> Result {
     block_on(async {
         let server = Server::prosody()?;
         let ca = Ca::new();
-        let directory = Directory::new("certificates")?;
-        let identity = ca.issue(&[NAME], Validity::Now);
-        let [chain, key] = identity.pem();
-        directory.write("chain.pem", chain)?;
-        directory.write("key.pem", key)?;
         let mut table = format!(
             "{:<31} {:>9} {:>9} {:>5} {:>5} {:>7} {:>9} {:>9}\n",
             "equal to an observer's",
@@ -284,7 +265,7 @@ fn figures_are_what_an_observer_counts() -> Result {
             "µs round"
         );
         for way in Way::all() {
-            table += &compare(&way, &server, &ca, &directory).await?;
+            table += &compare(&way, &server, &ca).await?;
             table.push('\n');
         }
         println!("{table}");

@@ -20,7 +20,6 @@ use common::bridge::{self, Http2, Multiplexer};
 use common::client::{Client, Endpoint, Transport};
 use common::gateway::{Gateway, domain_toml};
 use common::peer::Peer;
-use common::process::{Directory, free_ports};
 use common::scene::{self, AUTH, BIND, BINDING, BOUND, DOMAIN, FEATURES, HEADER, SUCCESS, Scene};
 use common::server::{Kind, Server};
 use common::socket::{Received, Socket};
@@ -67,27 +66,16 @@ impl Way {
 struct Stage {
     server: Arc<Server>,
     gateway: Gateway,
-    tls: SocketAddr,
     ca: Ca,
-    _files: Directory,
 }
 
 impl Stage {
     fn new() -> Result<Self> {
         let server = Server::shared(Kind::Demo)?;
         let ca = Ca::new();
-        let files = Directory::new("certificates")?;
         let identity = ca.issue(&[NAME], Validity::Now);
-        let [chain, key] = identity.pem();
-        let (chain, key) = (files.write("chain.pem", chain)?, files.write("key.pem", key)?);
-        let [port] = free_ports()?;
-        let gateway = Gateway::start(&format!(
-            "[listen]\ntls_addresses = [\"127.0.0.1:{port}\"]\n[[tls.certificates]]\n\
-             certificate = {chain:?}\nkey = {key:?}\n{}",
-            domain_toml(&server)
-        ))?;
-        let tls = SocketAddr::from(([127, 0, 0, 1], port));
-        Ok(Self { server, gateway, tls, ca, _files: files })
+        let gateway = Gateway::start_tls(&domain_toml(&server), identity.pem())?;
+        Ok(Self { server, gateway, ca })
     }
 
     /// A TLS client for one way.
@@ -149,12 +137,12 @@ fn handshakes_are_those_of_the_client() -> Result {
                 let before = seen.counts();
                 let multiplexer;
                 let front = if way.http2 {
-                    let stream = bridge::connect(&config, stage.tls, NAME).await?;
+                    let stream = bridge::connect(&config, stage.gateway.tls(), NAME).await?;
                     seen.saw(&stream);
                     multiplexer = Multiplexer::new(Http2::over(stream).await?).await?;
                     multiplexer.address
                 } else {
-                    observed(&config, stage.tls, &seen).await?
+                    observed(&config, stage.gateway.tls(), &seen).await?
                 };
                 let mut client = Client::online(&way.endpoint(front), &account).await?;
                 let jid = client.jid.clone();
@@ -309,7 +297,7 @@ fn the_way_is_as_the_kernel_knows_it() -> Result {
         let account = stage.server.account();
         for way in WAYS {
             let carried = Carried::default();
-            let to = if way.http2 { stage.tls } else { stage.gateway.listen() };
+            let to = if way.http2 { stage.gateway.tls() } else { stage.gateway.listen() };
             let front = carried.to(to).await?;
             let multiplexer;
             let front = if way.http2 {

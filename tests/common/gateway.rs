@@ -16,8 +16,7 @@ use super::{PATIENCE, Result};
 
 /// A running gateway.
 pub struct Gateway {
-    listen: SocketAddr,
-    admin: SocketAddr,
+    own: Own,
     process: Mutex<Process>,
     directory: Directory,
 }
@@ -35,23 +34,34 @@ impl Gateway {
         toml: &str,
         spawn: impl FnOnce(Command, &Directory, &str) -> Result<Process>,
     ) -> Result<Self> {
-        Self::start_with(toml, None, spawn)
+        Self::start_with(toml, None, None, spawn)
     }
 
     /// The same whose admin listener is on every address of the machine, not on loopback alone.
     pub fn start_open(toml: &str) -> Result<Self> {
-        Self::start_with(toml, Some(Ipv4Addr::UNSPECIFIED), Process::spawn)
+        Self::start_with(toml, None, Some(Ipv4Addr::UNSPECIFIED), Process::spawn)
+    }
+
+    /// As [`Gateway::start`], with a TLS listener beside, which shows this certificate: the PEM of its
+    /// chain and of its key.
+    pub fn start_tls(toml: &str, pem: [&str; 2]) -> Result<Self> {
+        Self::start_with(toml, Some(pem), None, Process::spawn)
     }
 
     fn start_with(
         toml: &str,
+        pem: Option<[&str; 2]>,
         admin_on: Option<Ipv4Addr>,
         spawn: impl FnOnce(Command, &Directory, &str) -> Result<Process>,
     ) -> Result<Self> {
-        let [listen, admin] =
+        let [listen, tls, admin] =
             free_ports()?.map(|port: u16| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
         let directory = Directory::new("gateway")?;
-        let config = directory.write("bosphorus.toml", &whole(toml, listen, admin))?;
+        let files = pem.map(|[chain, key]| -> Result<_> {
+            Ok([directory.write("chain.pem", chain)?, directory.write("key.pem", key)?])
+        });
+        let own = Own { listen, tls, admin, files: files.transpose()? };
+        let config = directory.write("bosphorus.toml", &own.with(toml))?;
         let mut command = Command::new(env!("CARGO_BIN_EXE_bosphorus"));
         command.arg("serve").arg("--config").arg(config);
         if let Some(address) = admin_on {
@@ -69,7 +79,7 @@ impl Gateway {
             http_get(admin, "/ready").is_ok_and(|(status, _)| status == 200)
         })
         .with_context(|| format!("the gateway did not start:\n{}", tail(&log, 40)))?;
-        Ok(Self { listen, admin, process: Mutex::new(process), directory })
+        Ok(Self { own, process: Mutex::new(process), directory })
     }
 
     /// Starts one that serves the domains of these servers at their c2s ports.
@@ -89,17 +99,17 @@ impl Gateway {
     /// Writes another configuration, with the same addresses, over the one it was started with;
     /// it is read on SIGHUP. The path of the file.
     pub fn write_config(&self, toml: &str) -> Result<PathBuf> {
-        self.directory.write("bosphorus.toml", &whole(toml, self.listen, self.admin))
+        self.directory.write("bosphorus.toml", &self.own.with(toml))
     }
 
     /// Where WebSocket clients connect.
     pub fn ws_url(&self) -> String {
-        format!("ws://{}/xmpp-websocket", self.listen)
+        format!("ws://{}/xmpp-websocket", self.listen())
     }
 
     /// Where BOSH clients connect.
     pub fn bosh_url(&self) -> String {
-        format!("http://{}/http-bind", self.listen)
+        format!("http://{}/http-bind", self.listen())
     }
 
     /// Where clients of that transport connect.
@@ -112,17 +122,22 @@ impl Gateway {
 
     /// The listener for clients.
     pub fn listen(&self) -> SocketAddr {
-        self.listen
+        self.own.listen
+    }
+
+    /// The one with TLS, of [`Gateway::start_tls`].
+    pub fn tls(&self) -> SocketAddr {
+        self.own.tls
     }
 
     /// The listener for operators.
     pub fn admin(&self) -> SocketAddr {
-        self.admin
+        self.own.admin
     }
 
     /// Gets a path of the admin listener: status and body.
     pub fn admin_get(&self, path: &str) -> Result<(u16, String)> {
-        http_get(self.admin, path)
+        http_get(self.own.admin, path)
     }
 
     /// The text of `/metrics`.
@@ -228,13 +243,28 @@ pub fn domain_toml(server: &Server) -> String {
     format!("[domains.\"{}\"]\nservers = [\"xmpp://{}\"]\n", server.domain(), server.c2s())
 }
 
-/// The configuration with the harness's own keys.
-fn whole(toml: &str, listen: SocketAddr, admin: SocketAddr) -> String {
-    let toml = match toml.contains("\naddresses = ") {
-        true => toml.to_owned(),
-        false => with_key(toml, "listen", &format!("addresses = [\"{listen}\"]")),
-    };
-    with_key(&toml, "admin", &format!("address = \"{admin}\""))
+/// What the harness adds to a configuration.
+struct Own {
+    listen: SocketAddr,
+    tls: SocketAddr,
+    admin: SocketAddr,
+    /// The chain and the key that are shown at `tls`; if there are none, nothing listens there.
+    files: Option<[PathBuf; 2]>,
+}
+
+impl Own {
+    /// The configuration with these keys.
+    fn with(&self, toml: &str) -> String {
+        let mut toml = toml.to_owned();
+        if !toml.contains("\naddresses = ") {
+            toml = with_key(&toml, "listen", &format!("addresses = [\"{}\"]", self.listen));
+        }
+        if let Some([chain, key]) = &self.files {
+            toml = with_key(&toml, "listen", &format!("tls_addresses = [\"{}\"]", self.tls));
+            toml += &format!("\n[[tls.certificates]]\ncertificate = {chain:?}\nkey = {key:?}\n");
+        }
+        with_key(&toml, "admin", &format!("address = \"{}\"", self.admin))
+    }
 }
 
 /// Adds a line to a table of the text, which may have the table already.

@@ -1,6 +1,5 @@
 //! The load that the dashboards are looked at under, and what goes wrong after it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -11,7 +10,6 @@ use crate::common::bridge::{self, Http2, Multiplexer};
 use crate::common::client::{Client, Endpoint, Transport};
 use crate::common::gateway::{Gateway, domain_toml};
 use crate::common::http::Url;
-use crate::common::process::{Directory, free_ports};
 use crate::common::scram::Mechanism;
 use crate::common::server::{Account, Server};
 use crate::common::socket::Socket;
@@ -38,8 +36,6 @@ pub(crate) struct Load {
     visitor: Account,
     /// Where requests go on over HTTP/2.
     over_h2: Multiplexer,
-    _files: Directory,
-    _ca: Ca,
 }
 
 impl Load {
@@ -47,22 +43,14 @@ impl Load {
     pub(crate) async fn new() -> Result<Self> {
         let server = Server::prosody()?;
         let ca = Ca::new();
-        let files = Directory::new("certificates")?;
         let identity = ca.issue(&[NAME], Validity::Now);
-        let [chain, key] = identity.pem();
-        let (chain, key) = (files.write("chain.pem", chain)?, files.write("key.pem", key)?);
-        let [port] = free_ports()?;
-        let toml = format!(
-            "{LIMITS}[listen]\ntls_addresses = [\"127.0.0.1:{port}\"]\n[[tls.certificates]]\n\
-             certificate = {chain:?}\nkey = {key:?}\n{}",
-            domain_toml(&server)
-        );
-        let gateway = Gateway::start(&toml)?;
+        let toml = format!("{LIMITS}{}", domain_toml(&server));
+        let gateway = Gateway::start_tls(&toml, identity.pem())?;
         let config = bridge::client(&ca.file(), rustls::ALL_VERSIONS, &[b"h2"])?;
-        let to = SocketAddr::from(([127, 0, 0, 1], port));
-        let over_h2 = Multiplexer::new(Http2::connect(&config, to, NAME).await?).await?;
+        let http2 = Http2::connect(&config, gateway.tls(), NAME).await?;
+        let over_h2 = Multiplexer::new(http2).await?;
         let visitor = server.account();
-        Ok(Self { server, gateway, toml, visitor, over_h2, _files: files, _ca: ca })
+        Ok(Self { server, gateway, toml, visitor, over_h2 })
     }
 
     fn endpoint(&self, transport: Transport) -> Endpoint {

@@ -10,7 +10,6 @@ use super::Way;
 use super::common::client::Transport;
 use super::common::gateway::Gateway;
 use super::common::peer::Peer;
-use super::common::process::Directory;
 use super::common::scene::message;
 use super::common::{Result, block_on};
 use super::pki::Ca;
@@ -48,7 +47,7 @@ fn told(gateway: &Gateway) -> Result<[f64; 4]> {
 #[test]
 fn processor_time_is_told_by_transport() -> Result {
     block_on(async {
-        let (ca, directory) = (Ca::new(), Directory::new("certificates")?);
+        let ca = Ca::new();
         let mut table = format!(
             "{:<31} {:>8} {:>9} {:>9} {:>9} {:>9}\n",
             "processor time", "elements", "ms told", "ms taken", "explained", "µs each"
@@ -56,7 +55,7 @@ fn processor_time_is_told_by_transport() -> Result {
         let mut times = Vec::new();
         for way in Way::all().iter().filter(|way| way.transport != Transport::WsLegacy) {
             let peer = Peer::new().await?;
-            let (gateway, to) = gateway(way, &peer, &directory, &ca)?;
+            let (gateway, to) = gateway(way, &peer.toml(), &ca)?;
             let (endpoint, _multiplexer) = front(way, &ca, to).await?;
             let slot = if way.transport == Transport::Bosh { 2 } else { 0 };
             let (mut client, mut link) = log_in(&endpoint, &peer, Duration::ZERO).await?;

@@ -23,7 +23,6 @@ use super::common::bridge::{self, Http2, Multiplexer};
 use super::common::client::{Client, Endpoint, Mechanism, Transport};
 use super::common::gateway::Gateway;
 use super::common::peer::{Link, Peer};
-use super::common::process::{Directory, free_ports};
 use super::common::scene::{BINDING, DOMAIN, FEATURES, HEADER, SUCCESS, header, message};
 use super::common::{PATIENCE, Result, block_on};
 use super::pki::{Ca, Validity};
@@ -272,25 +271,11 @@ pub(super) async fn front(
     Ok((Endpoint { url, transport: way.transport }, multiplexer))
 }
 
-/// A gateway in front of that server, and its address for that way.
-pub(super) fn gateway(
-    way: &Way,
-    peer: &Peer,
-    directory: &Directory,
-    ca: &Ca,
-) -> Result<(Gateway, SocketAddr)> {
+/// A gateway with this configuration, and its address for that way.
+pub(super) fn gateway(way: &Way, toml: &str, ca: &Ca) -> Result<(Gateway, SocketAddr)> {
     let identity = ca.issue(&[NAME], Validity::Now);
-    let [chain, key] = identity.pem();
-    let chain = directory.write("chain.pem", chain)?;
-    let key = directory.write("key.pem", key)?;
-    let [port] = free_ports()?;
-    let gateway = Gateway::start(&format!(
-        "[listen]\ntls_addresses = [\"127.0.0.1:{port}\"]\n[[tls.certificates]]\n\
-         certificate = {chain:?}\nkey = {key:?}\n{}",
-        peer.toml()
-    ))?;
-    let secure = SocketAddr::from(([127, 0, 0, 1], port));
-    let to = if way.tls { secure } else { gateway.listen() };
+    let gateway = Gateway::start_tls(toml, identity.pem())?;
+    let to = if way.tls { gateway.tls() } else { gateway.listen() };
     Ok((gateway, to))
 }
 
@@ -484,7 +469,6 @@ impl Line<'_> {
 fn quantiles_are_within_a_bucket_of_an_observers() -> Result {
     block_on(async {
         let ca = Ca::new();
-        let directory = Directory::new("certificates")?;
         let mut table = format!(
             "{:<62} {:>3} {:>5} {:>16} {:>9}\n",
             "within a bucket of an observer's", "n", "q", "ms inside", "outside"
@@ -495,7 +479,7 @@ fn quantiles_are_within_a_bucket_of_an_observers() -> Result {
             let listener = socket.listen(64)?;
             let address = listener.local_addr()?;
             let peer = Peer { listener, address };
-            let (gateway, to) = gateway(way, &peer, &directory, &ca)?;
+            let (gateway, to) = gateway(way, &peer.toml(), &ca)?;
             let relay = Relay::new(to).await?;
             let line = Line { way, gateway, relay, peer, ca: &ca };
             table += &line.compare().await.with_context(|| way.name())?;
