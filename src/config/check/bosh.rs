@@ -3,7 +3,8 @@
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
-use super::{Checker, DAY, host_port, quoted};
+use super::endpoint::host_port;
+use super::{Checker, DAY, quoted};
 use crate::config::model::{Bosh, LegacyUnknown, Overactivity};
 use crate::config::raw;
 use crate::config::units::{Span, show};

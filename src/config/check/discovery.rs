@@ -1,6 +1,7 @@
 //! `[discovery]` and `public_url` of a domain, checked.
 
-use super::{Checker, host_port, quoted};
+use super::endpoint::host_port;
+use super::{Checker, quoted};
 use crate::config::model::{Discovery, DiscoveryLink, PublicUrl};
 use crate::config::raw;
 

@@ -2,7 +2,8 @@
 
 use std::time::Duration;
 
-use super::{Checker, DAY, host_port, quoted};
+use super::endpoint::host_port;
+use super::{Checker, DAY, quoted};
 use crate::config::model::Drain;
 use crate::config::raw;
 use crate::config::units::show;

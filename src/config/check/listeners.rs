@@ -1,15 +1,47 @@
-//! `listen.addresses`, `listen.tls_addresses` and what their Unix sockets are like, checked.
+//! `[listen]`: the addresses, what their Unix sockets are like, and what a connection there may do;
+//! checked.
 
-use super::{Checker, quoted, unix_path, without_index};
-use crate::config::model::{ListenAddress, Listener};
+use super::endpoint::unix_path;
+use super::{Checker, MANY, quoted, without_index};
+use crate::config::model::{Listen, ListenAddress, Listener};
 use crate::config::raw;
 
 const LISTENER: &str = "an IP address (not a name) and a port, such as \"127.0.0.1:5280\" or \
                         \"[::1]:5280\", \"unix:/path\" or \"systemd:NAME\"";
 
 impl Checker<'_> {
+    pub(super) fn listen(&mut self, raw: &raw::Listen) -> Listen {
+        let (addresses, tls_addresses) = self.listeners(raw);
+        let workers = self.count(&["listen", "workers"], raw.workers, 0..=1024);
+        Listen {
+            addresses,
+            tls_addresses,
+            unix_mode: self.unix_mode(&raw.unix_mode),
+            workers: (workers != 0).then_some(workers),
+            backlog: self.count32(&["listen", "backlog"], raw.backlog, 1..=65_535),
+            max_connections: self.count(
+                &["listen", "max_connections"],
+                raw.max_connections,
+                1..=MANY,
+            ),
+            keep_alive: self.duration(&["listen", "keep_alive"], raw.keep_alive),
+            head_timeout: self.duration(&["listen", "head_timeout"], raw.head_timeout),
+            trusted_proxies: self.proxies(&["listen", "trusted_proxies"], &raw.trusted_proxies),
+            proxy_protocol: self.proxies(&["listen", "proxy_protocol"], &raw.proxy_protocol),
+            proxy_protocol_timeout: self
+                .duration(&["listen", "proxy_protocol_timeout"], raw.proxy_protocol_timeout),
+            handshake_timeout: self
+                .duration(&["listen", "handshake_timeout"], raw.handshake_timeout),
+            http2_streams: self.count32(
+                &["listen", "http2_streams"],
+                raw.http2_streams,
+                1..=10_000,
+            ),
+        }
+    }
+
     /// The listeners without and with TLS; one at least, and none twice.
-    pub(super) fn listeners(&mut self, raw: &raw::Listen) -> (Vec<Listener>, Vec<Listener>) {
+    fn listeners(&mut self, raw: &raw::Listen) -> (Vec<Listener>, Vec<Listener>) {
         let plain = self.list("addresses", &raw.addresses, &[]);
         let secure = self.list("tls_addresses", &raw.tls_addresses, &plain);
         if raw.addresses.is_empty() && raw.tls_addresses.is_empty() {
@@ -63,7 +95,7 @@ impl Checker<'_> {
     }
 
     /// Permissions in octal, as chmod(1) has them.
-    pub(super) fn unix_mode(&mut self, text: &str) -> u32 {
+    fn unix_mode(&mut self, text: &str) -> u32 {
         let is_octal = text.bytes().all(|byte| (b'0'..=b'7').contains(&byte));
         match u32::from_str_radix(text, 8) {
             Ok(mode) if is_octal && mode <= 0o777 => mode,

@@ -1,6 +1,7 @@
 //! `servers` of a domain: who they are, in which order, and what they are told.
 
-use super::{Checker, parse_server, quoted};
+use super::endpoint::parse_server;
+use super::{Checker, quoted};
 use crate::config::model::{ProxyProtocol, Server};
 use crate::config::raw;
 use crate::config::units::Count;
