@@ -64,8 +64,11 @@ fn a_variable_is_read_as_its_key_wants_it() {
     assert!(config.upstream.dns.is_empty());
     assert_eq!(config.admin.address, None);
     assert_eq!(config.default_domain, Some(domain("example.org")));
-    assert_eq!(config.domains[&domain("example.org")].servers, [at(0, tcp("127.0.0.1", 5222))]);
-    assert_eq!(config.fallback.unwrap().servers, [at(0, ServerAddress::Unix("/run/x".into()))]);
+    assert_eq!(
+        config.domains.named[&domain("example.org")].servers,
+        [at(0, tcp("127.0.0.1", 5222))]
+    );
+    assert_eq!(config.domains.any.unwrap().servers, [at(0, ServerAddress::Unix("/run/x".into()))]);
 }
 
 /// WS-21: names are compared prepared, in the file, in variables and in flags alike.
@@ -80,7 +83,7 @@ fn one_domain_is_one_table_in_every_layer() {
     );
     let environment = [("BOSPHORUS__DOMAINS__EXAMPLE.ORG__SERVERS", "env:2")];
     let config = serve(Some(&file), &environment, &["--domain", "bücher.example"]).unwrap();
-    assert_eq!(config.domains.len(), 2);
+    assert_eq!(config.domains.named.len(), 2);
     let route = config.route(&domain("example.org")).unwrap();
     assert_eq!(route.servers, [at(0, tcp("env", 2))]);
     assert_eq!(route.tls, TlsMode::Required);
@@ -115,7 +118,7 @@ fn flags_are_enough_without_a_file() {
         at(1, ServerAddress::Unix("/run/xmpp.sock".into())),
     ];
     for name in ["a.example", "b.example"] {
-        assert_eq!(config.domains[&domain(name)].servers, servers);
+        assert_eq!(config.domains.named[&domain(name)].servers, servers);
     }
     assert_eq!(config.route(&domain("c.example")), None);
     assert_eq!(config.admin.address, None);
@@ -622,7 +625,7 @@ fn servers_are_addresses_or_tables() {
                   \"c\",\n{ address = \"unix:/d\", proxy_protocol = \"v1\" },\n]\n";
     let servers = |text: &str| {
         let config = Config::from_toml_str(&format!("{DOMAIN}{text}")).unwrap();
-        config.domains[&domain("example.org")].servers.clone()
+        config.domains.named[&domain("example.org")].servers.clone()
     };
     let b = Server {
         address: ServerAddress::DirectTls { host: "b".to_owned(), port: 5223 },
@@ -713,13 +716,13 @@ fn a_domain_overrides_what_it_names() {
     let file = dir.write("b.toml", &text);
     let config = serve(Some(&file), &[], &[]).unwrap();
     assert_eq!(config.upstream.whitespace_keepalive, Some(Duration::from_secs(60)));
-    let plain = &config.domains[&domain("plain")];
+    let plain = &config.domains.named[&domain("plain")];
     assert_eq!(
         (plain.tls, plain.pin_sha256.as_slice()),
         (TlsMode::Required, &[SpkiPin([0; 32])][..])
     );
     assert_eq!((&plain.ca_file, &plain.client), (&None, &None));
-    let own = &config.domains[&domain("own")];
+    let own = &config.domains.named[&domain("own")];
     assert_eq!((own.tls, own.pin_sha256.as_slice()), (TlsMode::Never, &[][..]));
     // Paths in a file are relative to that file.
     assert_eq!(own.ca_file.as_ref(), Some(&ca));
@@ -889,7 +892,7 @@ fn the_discovery_is_checked() {
 fn tls_auto_depends_on_the_peer() {
     let loopback = |text: &str| {
         let text = format!("{DOMAIN}servers = [\"{text}\"]\n");
-        Config::from_toml_str(&text).unwrap().domains[&domain("example.org")].servers[0]
+        Config::from_toml_str(&text).unwrap().domains.named[&domain("example.org")].servers[0]
             .address
             .is_loopback()
     };
@@ -909,7 +912,7 @@ fn the_default_file_is_the_defaults() {
     let from_file = Config::from_toml_str(&format!("{DEFAULTS}\n{DOMAIN}")).unwrap();
     let mut expected = Config::from_toml_str(DOMAIN).unwrap();
     assert_eq!(from_file, expected);
-    expected.domains.clear();
+    expected.domains.named.clear();
     assert_eq!(Config::default(), expected);
 
     let without_default = [
@@ -970,7 +973,11 @@ fn the_commented_domains_of_the_default_file_are_valid() {
         .filter(|line| !line.contains(".pem\"") && !line.contains(".key\""))
         .fold("default_domain = \"example.org\"\n".to_owned(), |text, line| text + line + "\n");
     let config = Config::from_toml_str(&valid).unwrap();
-    assert!(config.fallback.is_some() && config.domains.len() == 1 && config.warnings.is_empty());
+    assert!(
+        config.domains.any.is_some()
+            && config.domains.named.len() == 1
+            && config.warnings.is_empty()
+    );
 }
 
 #[test]

@@ -10,11 +10,10 @@ mod common {
     pub(crate) mod pki;
 }
 
-use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use bosphorus::proto::domain::Domain;
+use bosphorus::proto::domain::{ByDomain, Domain};
 use bosphorus::proto::xml::Limits;
 use bosphorus::upstream::{
     self, Backoff, Blame, ClientCertificate, ConnectFault, Connector, Established, Health, Io,
@@ -568,7 +567,7 @@ async fn other_domains_take_the_fallback_route() {
     let server = FakeServer::start(vec![plain()]).await;
     let client = to(&[&server]);
     let mut settings = client.settings();
-    settings.fallback = settings.routes.drain().map(|(_, route)| route).next();
+    settings.routes.any = std::mem::take(&mut settings.routes.named).into_values().next();
     let connector = Connector::new(settings.clone(), Health::default()).unwrap();
     let domain = Domain::parse("other.example").unwrap();
     assert!(connector.serves(&domain));
@@ -576,7 +575,7 @@ async fn other_domains_take_the_fallback_route() {
     assert!(connector.open(&request, &upstream::Client::default()).await.is_ok());
     assert!(server.heard(0).clear.contains(" to='other.example' "));
 
-    settings.fallback.as_mut().unwrap().servers.clear();
+    settings.routes.any.as_mut().unwrap().servers.clear();
     assert!(Connector::new(settings, Health::default()).is_err());
 }
 
@@ -588,7 +587,7 @@ async fn domains_below_a_suffix_take_its_route() {
     let identity = ca.issue(&["*.example.org"], Validity::Now);
     let server = FakeServer::start(vec![starttls(identity.server())]).await;
     let mut settings = to(&[&server]).ca(&ca).settings();
-    settings.suffixes = settings.routes.drain().collect();
+    settings.routes.suffixes = std::mem::take(&mut settings.routes.named);
     let connector = Connector::new(settings.clone(), Health::default()).unwrap();
     let open = async |name: &str| {
         let domain = Domain::parse(name).unwrap();
@@ -606,7 +605,7 @@ async fn domains_below_a_suffix_take_its_route() {
     }
     assert_eq!(server.connections(), 2);
 
-    settings.suffixes.values_mut().for_each(|route| route.servers.clear());
+    settings.routes.suffixes.values_mut().for_each(|route| route.servers.clear());
     assert!(Connector::new(settings, Health::default()).is_err());
 }
 
@@ -780,7 +779,7 @@ fn the_resolver_is_bound_to_no_runtime() {
     let mut settings = over(&dns).settings();
     let route = settings.routes.values().next().unwrap().clone();
     let domains = NAMES.map(|name| Domain::parse(name).unwrap());
-    settings.routes = domains.iter().map(|domain| (domain.clone(), route.clone())).collect();
+    settings.routes.named = domains.iter().map(|domain| (domain.clone(), route.clone())).collect();
     let connector = Connector::new(settings, Health::default()).unwrap();
     for domain in domains {
         let request = OpenRequest { domain, from: None, lang: None };
@@ -949,9 +948,10 @@ impl Client {
 
     fn settings(&self) -> Settings {
         Settings {
-            routes: HashMap::from([(Domain::parse("example.org").unwrap(), self.route.clone())]),
-            suffixes: HashMap::new(),
-            fallback: None,
+            routes: ByDomain {
+                named: [(Domain::parse("example.org").unwrap(), self.route.clone())].into(),
+                ..ByDomain::default()
+            },
             dns: self.dns.clone(),
             allow_private: self.allow_private,
             connect_timeout: self.connect_timeout,

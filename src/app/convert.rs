@@ -22,15 +22,10 @@ pub(super) fn handshake(config: &Config) -> handshake::Settings {
 
 /// The pages of each domain; `others` are those of the domains that name none.
 pub(super) fn origins(config: &Config, others: &config::AllowedOrigins) -> origins::ByDomain {
-    let of = |route: &config::Route| match route.allowed_origins.as_ref().unwrap_or(others) {
+    config.domains.map(|route| match route.allowed_origins.as_ref().unwrap_or(others) {
         config::AllowedOrigins::Any => Origins::Any,
         config::AllowedOrigins::Listed(list) => Origins::Listed(boxed(list)),
-    };
-    origins::ByDomain {
-        domains: config.domains.iter().map(|(name, to)| (name.clone(), of(to))).collect(),
-        suffixes: config.suffixes.iter().map(|(name, to)| (name.clone(), of(to))).collect(),
-        any: config.fallback.as_ref().map(of),
-    }
+    })
 }
 
 fn boxed(list: &[String]) -> Vec<Box<str>> {
@@ -39,9 +34,9 @@ fn boxed(list: &[String]) -> Vec<Box<str>> {
 
 pub(super) fn served(config: &Config) -> Served {
     Served {
-        domains: config.domains.keys().cloned().collect(),
-        suffixes: config.suffixes.keys().cloned().collect(),
-        any: config.fallback.is_some(),
+        domains: config.domains.named.keys().cloned().collect(),
+        suffixes: config.domains.suffixes.keys().cloned().collect(),
+        any: config.domains.any.is_some(),
         default: config.default_domain.clone(),
     }
 }
@@ -221,9 +216,7 @@ fn server_xml(config: &Config) -> xml::Limits {
 
 pub(super) fn upstream(config: &Config) -> upstream::Settings {
     upstream::Settings {
-        routes: config.domains.iter().map(|(domain, to)| (domain.clone(), route(to))).collect(),
-        suffixes: config.suffixes.iter().map(|(below, to)| (below.clone(), route(to))).collect(),
-        fallback: config.fallback.as_ref().map(route),
+        routes: config.domains.map(route),
         dns: config.upstream.dns.clone(),
         allow_private: config.upstream.allow_private,
         connect_timeout: config.upstream.connect_timeout,

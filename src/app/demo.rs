@@ -132,7 +132,7 @@ fn route_to(config: &mut Config, server: SocketAddr) -> anyhow::Result<()> {
         allowed_origins: None,
         public_url: None,
     };
-    config.domains.insert(Domain::parse(DOMAIN).context("the domain of the demo")?, route);
+    config.domains.named.insert(Domain::parse(DOMAIN).context("the domain of the demo")?, route);
     Ok(())
 }
 

@@ -35,11 +35,7 @@ pub(super) fn discovery(config: &Config) -> Discovery {
         }
         Some(Arc::new(Published::new(&links, &besides)))
     };
-    Discovery {
-        domains: config.domains.iter().map(|(name, to)| (name.clone(), published(to))).collect(),
-        suffixes: config.suffixes.iter().map(|(name, to)| (name.clone(), published(to))).collect(),
-        any: config.fallback.as_ref().map(published),
-    }
+    config.domains.map(published)
 }
 
 fn link(rel: &str, href: String) -> Link {

@@ -79,7 +79,7 @@ impl Gateway {
         if let (Some(tls), Some(certificates)) = (&self.tls, certificates) {
             tls.replace(certificates);
         }
-        info!(domains = config.domains.len(), "config_reloaded");
+        info!(domains = config.domains.named.len(), "config_reloaded");
         self.config = config;
         true
     }

@@ -19,7 +19,6 @@ mod tls;
 mod upstream;
 mod ws;
 
-use std::collections::BTreeMap;
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -29,7 +28,7 @@ use super::Problem;
 use super::layers::Origins;
 use super::model::{ChannelBinding, Config, Lab, Log, LogFormat, Sasl};
 use super::raw::{self, Raw};
-use crate::proto::domain::Domain;
+use crate::proto::domain::{ByDomain, Domain};
 
 /// Checks the merged configuration. `problems` are those found while reading; with any, there is no
 /// `Config`.
@@ -41,8 +40,8 @@ pub(super) fn check(
     let mut checker = Checker { origins, problems, warnings: Vec::new() };
     let mut config = checker.config(&raw);
     // With other faults about, the domain may be there and only be wrong.
-    let serves = [&config.domains, &config.suffixes].iter().any(|routes| !routes.is_empty());
-    if !serves && config.fallback.is_none() && checker.problems.is_empty() {
+    let serves = config.domains.values().next().is_some();
+    if !serves && checker.problems.is_empty() {
         checker.problem(
             &["domains"],
             "no domain is served; add a table [domains.\"example.org\"] with your XMPP domain, \
@@ -76,9 +75,7 @@ impl Checker<'_> {
         let limits = self.limits(&raw.limits);
         let (upstream, security) = self.upstream(&raw.upstream);
         let discovery = self.discovery(&raw.discovery);
-        let mut domains = BTreeMap::new();
-        let mut suffixes = BTreeMap::new();
-        let mut fallback = None;
+        let mut domains = ByDomain::default();
         for (name, domain) in &raw.domains {
             let mut route = self.route(name, domain, &security);
             route.public_url = match domain.public_url.as_deref() {
@@ -97,12 +94,12 @@ impl Checker<'_> {
                 );
             }
             if name == "*" {
-                fallback = Some(route);
+                domains.any = Some(route);
             } else if let Some(below) = name.strip_prefix("*.") {
-                suffixes.extend(Domain::parse(below).ok().map(|below| (below, route)));
+                domains.suffixes.extend(Domain::parse(below).ok().map(|below| (below, route)));
             } else if let Ok(domain) = Domain::parse(name) {
                 // Names were prepared, and the wrong ones reported, when the layers were read.
-                domains.insert(domain, route);
+                domains.named.insert(domain, route);
             }
         }
         let mut config = Config {
@@ -116,8 +113,6 @@ impl Checker<'_> {
             limits,
             upstream,
             domains,
-            suffixes,
-            fallback,
             sasl: self.sasl(&raw.sasl),
             discovery,
             lab: Lab { enabled: raw.lab.enabled, account: None },

@@ -3,7 +3,6 @@
 //! The fields are the keys of `conf/bosphorus.toml`; each part of the program is given its own
 //! section only.
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -12,7 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 use sha2::{Digest as _, Sha256};
 
-use crate::proto::domain::Domain;
+use crate::proto::domain::{ByDomain, Domain};
 
 /// The whole configuration, checked.
 #[derive(Debug, Clone, PartialEq)]
@@ -35,14 +34,9 @@ pub struct Config {
     pub limits: Limits,
     /// `[upstream]`: connections to servers, in so far as they do not depend on the domain.
     pub upstream: Upstream,
-    /// `[domains."…"]`: each domain served by name, with what it does not say itself taken from
-    /// `[upstream]`.
-    pub domains: BTreeMap<Domain, Route>,
-    /// `[domains."*.…"]`: where domains below these go that are not in `domains`; the longest
-    /// suffix wins. Always with servers of their own (SEC-22).
-    pub suffixes: BTreeMap<Domain, Route>,
-    /// `[domains."*"]`: where every other domain goes; always with servers of its own (SEC-22).
-    pub fallback: Option<Route>,
+    /// `[domains."…"]`: where each domain goes that is served, with what it does not say itself
+    /// taken from `[upstream]`. Those with a star always have servers of their own (SEC-22).
+    pub domains: ByDomain<Route>,
     /// `[sasl]`.
     pub sasl: Sasl,
     /// `[discovery]`: how clients find the endpoints.
@@ -61,10 +55,7 @@ pub struct Config {
 impl Config {
     /// How to reach a domain, or `None` if it is not served (`host-unknown`).
     pub fn route(&self, domain: &Domain) -> Option<&Route> {
-        self.domains
-            .get(domain)
-            .or_else(|| domain.parents().find_map(|parent| self.suffixes.get(parent)))
-            .or(self.fallback.as_ref())
+        self.domains.get(domain)
     }
 }
 

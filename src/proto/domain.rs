@@ -116,7 +116,7 @@ impl Domain {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ByDomain<T> {
     /// For domains served by name.
-    pub domains: BTreeMap<Domain, T>,
+    pub named: BTreeMap<Domain, T>,
     /// For the domains below these.
     pub suffixes: BTreeMap<Domain, T>,
     /// For all others, if they are served.
@@ -125,7 +125,7 @@ pub struct ByDomain<T> {
 
 impl<T> Default for ByDomain<T> {
     fn default() -> Self {
-        Self { domains: BTreeMap::new(), suffixes: BTreeMap::new(), any: None }
+        Self { named: BTreeMap::new(), suffixes: BTreeMap::new(), any: None }
     }
 }
 
@@ -133,7 +133,7 @@ impl<T> ByDomain<T> {
     /// What there is for `domain`; `None` if that is not served.
     #[must_use]
     pub fn get(&self, domain: &Domain) -> Option<&T> {
-        self.domains
+        self.named
             .get(domain)
             .or_else(|| domain.parents().find_map(|parent| self.suffixes.get(parent)))
             .or(self.any.as_ref())
@@ -143,7 +143,7 @@ impl<T> ByDomain<T> {
     /// not served.
     #[must_use]
     pub fn pattern(&self, domain: &Domain) -> Option<String> {
-        if self.domains.contains_key(domain) {
+        if self.named.contains_key(domain) {
             return Some(domain.as_str().to_owned());
         }
         let suffix = domain.parents().find(|parent| self.suffixes.contains_key(*parent));
@@ -152,7 +152,47 @@ impl<T> ByDomain<T> {
 
     /// All of it.
     pub fn values(&self) -> impl Iterator<Item = &T> {
-        self.domains.values().chain(self.suffixes.values()).chain(&self.any)
+        self.named.values().chain(self.wide())
+    }
+
+    /// What is for domains that are not named.
+    pub fn wide(&self) -> impl Iterator<Item = &T> {
+        self.suffixes.values().chain(&self.any)
+    }
+
+    /// What `of` makes of each, for the same domains.
+    #[must_use]
+    pub fn map<U>(&self, of: impl Fn(&T) -> U) -> ByDomain<U> {
+        let each = |map: &BTreeMap<Domain, T>| {
+            map.iter().map(|(domain, it)| (domain.clone(), of(it))).collect()
+        };
+        ByDomain {
+            named: each(&self.named),
+            suffixes: each(&self.suffixes),
+            any: self.any.as_ref().map(&of),
+        }
+    }
+
+    /// What `of` makes of each, for the same domains; it is told what they are served by, as
+    /// [`pattern`](Self::pattern) writes it.
+    ///
+    /// # Errors
+    /// The first of `of`.
+    pub fn try_map<U, E>(
+        self,
+        mut of: impl FnMut(&str, T) -> Result<U, E>,
+    ) -> Result<ByDomain<U>, E> {
+        let mut made = ByDomain::default();
+        for (domain, it) in self.named {
+            let of_it = of(domain.as_str(), it)?;
+            made.named.insert(domain, of_it);
+        }
+        for (below, it) in self.suffixes {
+            let of_it = of(&format!("*.{below}"), it)?;
+            made.suffixes.insert(below, of_it);
+        }
+        made.any = self.any.map(|it| of("*", it)).transpose()?;
+        Ok(made)
     }
 }
 
@@ -296,6 +336,72 @@ mod tests {
         assert_eq!(Domain::parse(&"a".repeat(64)), Err(BadDomain::TooLong));
         assert_eq!(Domain::parse(&"a.".repeat(600)), Err(BadDomain::TooLong));
         assert_eq!(Domain::parse(&"a.".repeat(200)), Err(BadDomain::TooLong));
+    }
+
+    /// UP-02: the name goes before suffixes, the longest of those before the others, and any of them
+    /// before the star; an address is below nothing.
+    #[test]
+    fn the_narrowest_is_found() {
+        let domain = |text: &str| Domain::parse(text).unwrap();
+        let mut by_domain = ByDomain {
+            named: [(domain("one.wide.test"), 1), (domain("127.0.0.1"), 2)].into(),
+            suffixes: [(domain("wide.test"), 3), (domain("deep.wide.test"), 4), (domain("1"), 5)]
+                .into(),
+            any: None,
+        };
+        let found = [
+            ("one.wide.test", "one.wide.test", 1),
+            ("ONE.wide.test.", "one.wide.test", 1),
+            ("127.0.0.1", "127.0.0.1", 2),
+            ("two.wide.test", "*.wide.test", 3),
+            ("a.one.wide.test", "*.wide.test", 3),
+            ("deep.wide.test", "*.wide.test", 3),
+            ("a.b.deep.wide.test", "*.deep.wide.test", 4),
+        ];
+        let others = ["wide.test", "notwide.test", "test", "127.0.1.1", "[::1]"];
+        for any in [None, Some(6)] {
+            by_domain.any = any;
+            for (name, pattern, value) in found {
+                assert_eq!(by_domain.get(&domain(name)), Some(&value), "{name}");
+                assert_eq!(by_domain.pattern(&domain(name)).as_deref(), Some(pattern), "{name}");
+            }
+            for name in others {
+                assert_eq!(by_domain.get(&domain(name)), any.as_ref(), "{name}");
+                let pattern = any.map(|_| "*".to_owned());
+                assert_eq!(by_domain.pattern(&domain(name)), pattern, "{name}");
+            }
+        }
+        assert!(by_domain.values().copied().eq([2, 1, 5, 4, 3, 6]));
+        assert!(by_domain.wide().copied().eq([5, 4, 3, 6]));
+    }
+
+    /// What is made of it is for the same domains.
+    #[test]
+    fn places_stay_where_they_are() {
+        let domain = |text: &str| Domain::parse(text).unwrap();
+        let by_domain = ByDomain {
+            named: [(domain("one.test"), 1), (domain("two.test"), 2)].into(),
+            suffixes: [(domain("wide.test"), 3)].into(),
+            any: Some(4),
+        };
+        let doubled = ByDomain {
+            named: [(domain("one.test"), 2), (domain("two.test"), 4)].into(),
+            suffixes: [(domain("wide.test"), 6)].into(),
+            any: Some(8),
+        };
+        assert_eq!(by_domain.map(|n| 2 * n), doubled);
+        let mut patterns = Vec::new();
+        let made = by_domain.clone().try_map(|pattern, n| {
+            patterns.push(pattern.to_owned());
+            Ok::<_, ()>(2 * n)
+        });
+        assert_eq!(made, Ok(doubled));
+        assert_eq!(patterns, ["one.test", "two.test", "*.wide.test", "*"]);
+        for bad in 1..=4 {
+            let refused = |_: &str, n| if n == bad { Err(n) } else { Ok(n) };
+            assert_eq!(by_domain.clone().try_map(refused), Err(bad));
+        }
+        assert_eq!(ByDomain::<()>::default().map(|()| ()), ByDomain::default());
     }
 
     /// A prepared name is its own preparation, whatever went in.

@@ -239,7 +239,7 @@ mod tests {
     fn the_domain_is_the_host() {
         let domain = |text: &str| Domain::parse(text).unwrap();
         let mut discovery = Discovery {
-            domains: [
+            named: [
                 (domain("a.test"), published("a")),
                 (domain("bücher.test"), published("b")),
                 (domain("[::1]"), published("v6")),

@@ -186,7 +186,7 @@ mod tests {
     fn each_domain_has_its_own() {
         let domain = |text: &str| Domain::parse(text).unwrap();
         let mut by_domain = ByDomain {
-            domains: [
+            named: [
                 (domain("a.test"), listed(&["https://a.test"])),
                 (domain("b.test"), listed(&["https://b.test"])),
             ]
@@ -211,7 +211,7 @@ mod tests {
         }
         by_domain.any = Some(Origins::Any);
         assert_eq!(by_domain.all(), Origins::Any);
-        by_domain.domains.clear();
+        by_domain.named.clear();
         by_domain.suffixes.clear();
         assert!(!by_domain.matter());
     }

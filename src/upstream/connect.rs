@@ -51,7 +51,7 @@ impl Inner {
         client: &Client,
     ) -> Result<Established, ConnectFault> {
         let mut journal = Journal::new(&request.domain);
-        let Some(way) = self.way(&request.domain) else {
+        let Some(way) = self.ways.get(&request.domain) else {
             journal.failed(Reason::NotServed);
             return Err(journal.fault());
         };

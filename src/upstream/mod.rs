@@ -11,7 +11,6 @@ mod proxy;
 mod resolve;
 mod tls;
 
-use std::collections::HashMap;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -29,20 +28,15 @@ pub use crate::proto::c2s::OpenRequest;
 use self::resolve::{Place, Reach, Resolver};
 use self::tls::Tls;
 use crate::metrics::Servers;
-use crate::proto::domain::Domain;
+use crate::proto::domain::{ByDomain, Domain};
 use crate::proto::xml::Limits;
 
 /// What a [`Connector`] is built from.
 #[derive(Clone, Debug)]
 pub struct Settings {
-    /// The domains served by name.
-    pub routes: HashMap<Domain, Route>,
-    /// Where all domains below one go that are not served by name; the longest suffix wins.
-    /// Without servers of its own it is refused, as the fallback is.
-    pub suffixes: HashMap<Domain, Route>,
-    /// Where every other domain goes. Without servers of its own it is refused: the client would
-    /// choose whom we look up (SEC-22).
-    pub fallback: Option<Route>,
+    /// Where each domain goes that is served. A route for domains that are not named is refused
+    /// without servers of its own: the client would choose whom we look up (SEC-22).
+    pub routes: ByDomain<Route>,
     /// DNS servers to ask; empty asks the system's.
     pub dns: Vec<SocketAddr>,
     /// SEC-22: whether DNS may lead to addresses that are not public.
@@ -138,9 +132,7 @@ pub enum TlsUse {
 pub struct Connector(Arc<Inner>);
 
 struct Inner {
-    ways: HashMap<Domain, Way>,
-    suffixes: HashMap<Domain, Way>,
-    fallback: Option<Way>,
+    ways: ByDomain<Way>,
     health: Health,
     backoff: Backoff,
     resolver: Option<Resolver>,
@@ -166,26 +158,23 @@ impl Connector {
     /// have a clone of it.
     ///
     /// # Errors
-    /// A certificate or key file of no use; no DNS servers where a route needs them; a fallback or
-    /// a suffix without servers.
+    /// A certificate or key file of no use; no DNS servers where a route needs them; a route for
+    /// domains that are not named, without servers.
     pub fn new(settings: Settings, health: Health) -> Result<Self, SettingsError> {
-        if settings.suffixes.values().chain(&settings.fallback).any(|to| to.servers.is_empty()) {
+        let routes = &settings.routes;
+        if routes.wide().any(|to| to.servers.is_empty()) {
             return Err(SettingsError::FallbackWithoutServers);
         }
         let innermost = resolve::innermost(&settings);
-        let needs_dns = settings.routes.iter().any(|(domain, route)| needs_dns(domain, route))
-            || settings
-                .suffixes
-                .values()
-                .chain(&settings.fallback)
-                .any(|route| route.servers.iter().any(is_named));
+        let needs_dns = routes.named.iter().any(|(domain, route)| needs_dns(domain, route))
+            || routes.wide().any(|route| route.servers.iter().any(is_named));
         let resolver = match Resolver::new(&settings) {
             Ok(resolver) => Some(resolver),
             Err(error) if needs_dns => return Err(error),
             Err(_) => None,
         };
         let mut factory = tls::Factory::new();
-        let mut way = |domain: &str, route: Route| {
+        let ways = settings.routes.try_map(|domain, route| {
             if route.trust == Trust::Insecure {
                 tracing::warn!(domain, "server_certificates_not_verified");
             }
@@ -201,22 +190,9 @@ impl Connector {
                 verified: route.trust != Trust::Insecure,
                 identified: route.client_certificate.is_some(),
             })
-        };
-        let fallback = settings.fallback.map(|route| way("*", route)).transpose()?;
-        let suffixes = settings
-            .suffixes
-            .into_iter()
-            .map(|(below, route)| Ok((below.clone(), way(&format!("*.{below}"), route)?)))
-            .collect::<Result<_, SettingsError>>()?;
-        let ways = settings
-            .routes
-            .into_iter()
-            .map(|(domain, route)| Ok((domain.clone(), way(domain.as_str(), route)?)))
-            .collect::<Result<_, SettingsError>>()?;
+        })?;
         Ok(Self(Arc::new(Inner {
             ways,
-            suffixes,
-            fallback,
             health,
             backoff: settings.backoff,
             resolver,
@@ -229,18 +205,18 @@ impl Connector {
 
     /// Whether streams to this domain are opened at all.
     pub fn serves(&self, domain: &Domain) -> bool {
-        self.0.way(domain).is_some()
+        self.0.ways.get(domain).is_some()
     }
 
     /// How many routes take any certificate ([`Trust::Insecure`]): for a metric that warns (UP-14).
     pub fn unverified_routes(&self) -> usize {
-        self.0.all().filter(|way| !way.verified).count()
+        self.0.ways.values().filter(|way| !way.verified).count()
     }
 
     /// Shows from now on which of the configured servers are up, in place of those shown before.
     pub fn show(&self, servers: &Servers) {
         servers.reset();
-        let members = self.0.all().flat_map(|way| &way.servers);
+        let members = self.0.ways.values().flat_map(|way| &way.servers);
         let up = members.map(|member| {
             let server = &member.server;
             (Place::of(server), servers.server(&server.to_string()))
@@ -266,19 +242,6 @@ impl Connector {
 impl fmt::Debug for Connector {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Connector").finish_non_exhaustive()
-    }
-}
-
-impl Inner {
-    fn way(&self, domain: &Domain) -> Option<&Way> {
-        self.ways
-            .get(domain)
-            .or_else(|| domain.parents().find_map(|parent| self.suffixes.get(parent)))
-            .or(self.fallback.as_ref())
-    }
-
-    fn all(&self) -> impl Iterator<Item = &Way> {
-        self.ways.values().chain(self.suffixes.values()).chain(&self.fallback)
     }
 }
 

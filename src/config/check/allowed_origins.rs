@@ -45,9 +45,7 @@ impl Checker<'_> {
             AllowedOrigins::Any => true,
             AllowedOrigins::Listed(list) => list.iter().any(|it| it == "null" || it == "file://"),
         };
-        let routes =
-            config.domains.values().chain(config.suffixes.values()).chain(&config.fallback);
-        let mut own = routes.map(|route| route.allowed_origins.as_ref());
+        let mut own = config.domains.values().map(|route| route.allowed_origins.as_ref());
         // The general list is that of the domains without one, or of none at all.
         let is_any = own.any(|own| any(own.unwrap_or(&config.bosh.allowed_origins)));
         if config.bosh.allow_credentials && is_any {

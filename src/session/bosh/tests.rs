@@ -14,7 +14,7 @@ use crate::metrics::Metrics;
 use crate::proto::bosh;
 use crate::proto::bosh::Why;
 use crate::proto::bosh::body::Payload;
-use crate::proto::domain::Domain;
+use crate::proto::domain::{ByDomain, Domain};
 use crate::proto::frame::FrameLimits;
 use crate::proto::seam::FeatureRules;
 use crate::proto::stream::Served;
@@ -314,9 +314,10 @@ fn worker(server: Option<SocketAddr>) -> (Rc<Worker>, Arc<Live>) {
     let domain = Domain::parse("localhost").expect("a domain");
     let connector = Connector::new(
         Settings {
-            routes: server.iter().map(|_| (domain.clone(), route.clone())).collect(),
-            suffixes: Default::default(),
-            fallback: None,
+            routes: ByDomain {
+                named: server.iter().map(|_| (domain.clone(), route.clone())).collect(),
+                ..ByDomain::default()
+            },
             dns: Vec::new(),
             allow_private: true,
             connect_timeout: Duration::from_secs(5),
