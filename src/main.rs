@@ -73,9 +73,10 @@ fn exit_code(result: anyhow::Result<()>) -> ExitCode {
 
 /// The log goes to standard error: standard output is nobody's stream here.
 fn start_log(log: &Log) {
-    // What the HTTP server says of its threads at each start is for those who ask for it; the
-    // demo's XMPP library would write whole stanzas, which is for nobody.
-    let filter = format!("actix_server=warn,{},tokio_xmpp=warn", log.filter);
+    // What the HTTP server says of its threads at each start is for those who ask for it; so are the
+    // errors that it logs of every request that is none, since whoever connects can cause any number
+    // of them. The demo's XMPP library would write whole stanzas, which is for nobody.
+    let filter = format!("actix_server=warn,actix_http=off,{},tokio_xmpp=warn", log.filter);
     let log_to = tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
         .with_ansi(std::io::stderr().is_terminal())

@@ -96,6 +96,32 @@ fn a_slow_body_that_nobody_reads_is_given_up() -> Result {
     Ok(())
 }
 
+/// What is no request is answered or not, and is never a line in the log: whoever connects could
+/// write as many of them as he likes.
+#[test]
+fn garbage_does_not_fill_the_log() -> Result {
+    let gateway = gateway()?;
+    let before = gateway.log();
+    let long = format!("GET / HTTP/1.1\r\nX: {}", "x".repeat(200_000));
+    for garbage in [
+        "\r\n\r\n\0\r\nQUIT\n",
+        "\u{16}\u{3}\u{1}",
+        "GET / HTTP/3.0\r\n\r\n",
+        "GET /\u{1} HTTP/1.1\r\n\r\n",
+        "GET / HTTP/1.1\r\nHost : x\r\n\r\n",
+        "POST /http-bind HTTP/1.1\r\nHost: x\r\nContent-Length: -1\r\n\r\n",
+        &long,
+    ] {
+        let mut socket = connect(&gateway)?;
+        // It may be refused before all of it is there.
+        let _ = socket.write_all(garbage.as_bytes());
+        let _ = socket.shutdown(std::net::Shutdown::Write);
+        ended(&mut socket, |_| {})?;
+    }
+    ensure!(gateway.log() == before, "{}", gateway.log_tail(20));
+    Ok(())
+}
+
 /// SEC-17: who pipelines requests and reads no answer is given up, and costs nothing meanwhile.
 #[test]
 fn answers_that_nobody_takes_are_given_up() -> Result {

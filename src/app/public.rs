@@ -176,7 +176,11 @@ impl Public {
                             None => Ok(()),
                             Some((io, tls::Protocol::Http1)) => {
                                 let serving = connection::serve(io, entered, http, limits, metrics);
-                                Timed::new(serving, meter).await
+                                let served = Timed::new(serving, meter).await;
+                                if let Err(error) = &served {
+                                    debug!(%error, "http1_connection_ended");
+                                }
+                                served
                             }
                             Some((io, tls::Protocol::Http2)) => {
                                 let is_draining = || sessions.is_draining();
