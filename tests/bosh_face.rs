@@ -156,6 +156,27 @@ fn connections_stay_open_as_their_version_says() -> Result {
     })
 }
 
+/// BOSH-04: a client that asks for another protocol by the way, as the JDK's does for HTTP/2, is
+/// answered in this one, and told that its connection ends (RFC 9112 §9.6).
+#[test]
+fn offers_of_other_protocols_are_not_taken() -> Result {
+    block_on(async {
+        let (_gateway, url) = gateway("", "")?;
+        for headers in [
+            "Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\nHTTP2-Settings: AAMAAABk\r\n",
+            "Connection: upgrade\r\n",
+        ] {
+            let mut connection = Connection::open(&url.authority).await?;
+            connection.send(&url.post(headers, &stranger(""))).await?;
+            let answer = connection.prompt_answer().await?;
+            is_body(&answer, UNKNOWN);
+            assert_eq!(answer.header("Connection"), Some("close"), "{}", answer.head);
+            assert_eq!(connection.remainder().await?, b"");
+        }
+        Ok(())
+    })
+}
+
 /// BOSH-05: requests that come together are answered in their order.
 #[test]
 fn pipelined_requests_are_answered_in_order() -> Result {

@@ -26,7 +26,7 @@ pub mod ws;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use actix_http::Request;
+use actix_http::{ConnectionType, Request};
 use actix_web::dev::{RequestHead, Service, ServiceRequest, ServiceResponse, Url};
 use actix_web::http::header::{self, HeaderMap, HeaderName, HeaderValue};
 use actix_web::http::{Method, StatusCode, Uri};
@@ -215,9 +215,16 @@ impl Asked {
 /// Lets go of what the client sent, once it was answered. Actix keeps some hundred requests for
 /// later ones, as they are; their values are parts of the buffer they were read into, and so each
 /// would keep all of that, body included.
+///
+/// Whoever asked for another protocol is told that the connection ends.
 #[must_use]
 pub fn let_go<B>(response: ServiceResponse<B>) -> ServiceResponse<B> {
-    let (request, response) = response.into_parts();
+    let (request, mut response) = response.into_parts();
+    if request.head().connection_type() == ConnectionType::Upgrade {
+        // Not changed to what it asked for (h2c, say), after which actix keeps no connection; nor
+        // would it say so (RFC 9112 §9.6), and the client's next request would be lost on it.
+        response.head_mut().set_connection_type(ConnectionType::Close);
+    }
     let mut request = ServiceRequest::from_request(request);
     let_go_of_head(request.head_mut());
     request.match_info_mut().set(Url::default());
