@@ -682,6 +682,10 @@ fn sessions_are_not_for_everyone() -> Result {
             ensure!(status(gateway, "GET", "/sessions", &page).await? == 403);
             for path in ["/metrics", "/health", "/ready"] {
                 ensure!(ask(gateway, "GET", path, "").await?.status == 200, "{path}");
+                let mut probe = Connection::open(&gateway.admin().to_string()).await?;
+                probe.send(format!("HEAD {path} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).await?;
+                let answer = probe.answer_to("HEAD").await?.context("no answer")?;
+                ensure!(answer.status == 200, "{path}: {}", answer.head);
             }
             ensure!(!gateway.log().contains(TOKEN), "the token is logged");
         }

@@ -40,6 +40,10 @@ pub fn configure(admin: Admin) -> impl FnOnce(&mut web::ServiceConfig) {
             .route("/metrics", web::get().to(metrics))
             .route("/health", web::get().to(health))
             .route("/ready", web::get().to(ready))
+            // RFC 9110 §9.1; probes ask so (wget --spider).
+            .route("/metrics", web::head().to(metrics))
+            .route("/health", web::head().to(health))
+            .route("/ready", web::head().to(ready))
             .service(web::resource("/sessions").to(sessions::all))
             .service(web::resource("/sessions/{id}").to(sessions::one));
     }
