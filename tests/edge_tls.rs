@@ -565,6 +565,46 @@ fn http2_has_limits() -> Result {
     })
 }
 
+/// What comes of bodies over one connection is bounded for all its requests together, not for each
+/// alone: the one too many may come again later (SEC-16), the others go on.
+#[test]
+fn bodies_on_one_http2_connection_are_bounded() -> Result {
+    block_on(async {
+        let limits = "[limits]\nelement_bytes = 10000\nbody_bytes = 15000";
+        let edge = Edge::one(limits)?;
+        let gateway = edge.gateway()?;
+        let connection = edge.http2().await?;
+        let post = || http::Request::post(format!("https://{NAME}/http-bind")).body(());
+        let mut open = Vec::new();
+        for _ in 0..4 {
+            let mut requests = connection.requests.clone().ready().await?;
+            let (response, mut body) = requests.send_request(post()?, false)?;
+            body.send_data(Bytes::from_static(&[b' '; 14_000]), false)?;
+            open.push((response, body));
+        }
+        let mut requests = connection.requests.clone().ready().await?;
+        let (response, mut body) = requests.send_request(post()?, false)?;
+        body.send_data(Bytes::from_static(&[b' '; 14_000]), false)?;
+        let refused = timeout(PATIENCE, response).await.context("it waits")??;
+        ensure!(refused.status() == 503, "{refused:?}");
+        let headers = refused.headers();
+        let both = ["retry-after", "access-control-allow-origin"];
+        ensure!(both.iter().all(|name| headers.contains_key(*name)), "{refused:?}");
+        let hits = "bosphorus_limit_hits_total{limit=\"body_bytes\"}";
+        ensure!(gateway.metric(hits)? == 1.0, "{}", gateway.metric(hits)?);
+        for (response, mut body) in open {
+            body.send_data(Bytes::from_static(b"<body/>"), true)?;
+            ensure!(response.await?.status() == 200, "one that was not too many");
+        }
+        // There is room again.
+        let (response, mut body) = requests.ready().await?.send_request(post()?, false)?;
+        body.send_data(Bytes::from_static(&[b' '; 14_000]), false)?;
+        body.send_data(Bytes::from_static(b"<body/>"), true)?;
+        ensure!(response.await?.status() == 200, "a later one");
+        Ok(())
+    })
+}
+
 /// SEC-17, SEC-18: a connection over which nothing useful comes ends: one that says nothing more,
 /// one that floods with frames that are no requests, and one that reads nothing.
 #[test]

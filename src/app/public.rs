@@ -61,6 +61,7 @@ pub(super) fn start(
             first_request: config.listen.head_timeout,
             keep_alive: config.listen.keep_alive,
             stall: config.limits.stall_timeout,
+            bodies: h2::BODIES * config.limits.body_bytes,
         },
         connections: config.listen.max_connections,
     };
@@ -185,7 +186,8 @@ impl Public {
                             Some((io, tls::Protocol::Http2)) => {
                                 let is_draining = || sessions.is_draining();
                                 let stall = limits.guard.stall;
-                                let limits = h2::Limits { stall, ..fixed.h2 };
+                                let bodies = h2::BODIES * limits.guard.body_bytes;
+                                let limits = h2::Limits { stall, bodies, ..fixed.h2 };
                                 let served =
                                     h2::serve(io, entered, app, limits, is_draining, metrics);
                                 // Boxed: it is larger than what HTTP/1.1 leaves at rest.

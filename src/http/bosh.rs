@@ -368,6 +368,10 @@ impl Face {
                 limits.hit(Limit::BodyTimeout);
                 (Refusal::Slow, self.later(client), LATER)
             }
+            Failure::Crowded => {
+                limits.hit(Limit::BodyBytes);
+                (Refusal::Overload, self.later(client), LATER)
+            }
             Failure::Broken => (
                 Refusal::Broken,
                 self.response(client, StatusCode::BAD_REQUEST, TEXT),

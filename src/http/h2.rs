@@ -54,8 +54,15 @@ pub struct Limits {
     pub keep_alive: Duration,
     /// How long the client may take no byte, and an answer no window (SEC-17).
     pub stall: Duration,
+    /// Bytes of all bodies together that have come and are not whole.
+    pub bodies: usize,
 }
 
+/// How many of the largest bodies may come at once over one connection. Each is read into memory, and
+/// of small ones this is any number.
+pub const BODIES: usize = 4;
+/// What a body fails with when it would be more.
+pub const CROWDED: io::ErrorKind = io::ErrorKind::QuotaExceeded;
 /// Bytes of a request's head, names and values uncompressed (RFC 9113 §6.5.2).
 const HEAD_BYTES: u32 = 32 * 1024;
 /// Bytes of all bodies that were not read yet.
@@ -132,7 +139,8 @@ where
                         state.enter(Connection::Active);
                     }
                     let (head, body) = request.into_parts();
-                    let body = Body { stream: body, seen: Rc::clone(&seen) };
+                    let (seen, most) = (Rc::clone(&seen), limits.bodies);
+                    let body = Body { stream: body, seen, most, read: 0 };
                     let (app, entered) = (Rc::clone(&app), Rc::clone(&entered));
                     let taking = Taking { stall: limits.stall, metrics: &metrics.limits };
                     answers.push(answer(app, head, body, respond, entered, taking));
@@ -322,6 +330,16 @@ async fn send_bytes(
 struct Body {
     stream: RecvStream,
     seen: Rc<Seen>,
+    /// Bytes that all bodies of the connection may have.
+    most: usize,
+    /// Bytes of it that were read.
+    read: usize,
+}
+
+impl Drop for Body {
+    fn drop(&mut self) {
+        self.seen.bodies.set(self.seen.bodies.get() - self.read);
+    }
 }
 
 impl Stream for Body {
@@ -337,6 +355,11 @@ impl Stream for Body {
                 this.seen.idle.set(0);
             }
             this.stream.flow_control().release_capacity(bytes.len()).map_err(incomplete)?;
+            this.read += bytes.len();
+            this.seen.bodies.set(this.seen.bodies.get() + bytes.len());
+            if this.seen.bodies.get() > this.most {
+                return Err(PayloadError::Io(CROWDED.into()));
+            }
             Ok(bytes)
         })))
     }
@@ -361,6 +384,8 @@ struct Seen {
     idle: Cell<usize>,
     /// It was given up since the client took nothing.
     stalled: Cell<bool>,
+    /// Bytes that were read of bodies which are still coming.
+    bodies: Cell<usize>,
     written: Cell<Written>,
 }
 

@@ -13,6 +13,8 @@ use actix_web::web;
 use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
 
+use super::super::h2;
+
 /// SEC-18: each KiB that has come gives its sender another second.
 const BYTES_PER_SECOND: u64 = 1024;
 
@@ -25,6 +27,8 @@ pub(super) enum Failure {
     Coded,
     /// It took too long (SEC-18).
     Slow,
+    /// More than enough comes at once over its HTTP/2 connection.
+    Crowded,
     /// It ended early, or is not what its coding says.
     Broken,
 }
@@ -58,6 +62,9 @@ pub(super) async fn read(
             Ok(None) if whole.is_empty() => return Ok(first),
             Ok(None) => return Ok(whole.freeze()),
             Ok(Some(Err(PayloadError::Overflow))) => return Err(Failure::TooBig),
+            Ok(Some(Err(PayloadError::Io(error)))) if error.kind() == h2::CROWDED => {
+                return Err(Failure::Crowded);
+            }
             Ok(Some(Err(_))) => return Err(Failure::Broken),
             Ok(Some(Ok(chunk))) => chunk,
         };
