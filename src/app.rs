@@ -173,15 +173,12 @@ impl Gateway {
         };
         notify::stopping(self.config.drain.timeout + ANSWER_PATIENCE);
         info!(signal = cause, sessions = self.sessions.open(), "draining");
-        let ended = tokio::select! {
-            ended = self.drain() => ended,
-            cause = signals.end() => {
-                warn!(signal = cause, "second signal: not waiting for the sessions");
-                false
-            }
+        let why = tokio::select! {
+            ended = self.drain() => (!ended).then_some("at the end of drain.timeout"),
+            _ = signals.end() => Some("by a second signal"),
         };
-        if !ended {
-            warn!(sessions = self.sessions.open(), "sessions cut off at the end of drain.timeout");
+        if let Some(why) = why {
+            warn!(sessions = self.sessions.open(), "sessions cut off {why}");
         }
         // What ended the BOSH sessions is on its way to their clients.
         until(ANSWER_PATIENCE, || self.metrics.open_requests() == 0).await;
