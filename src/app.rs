@@ -301,12 +301,14 @@ fn start_admin(
         access: Arc::clone(access),
         is_loopback: address.ip().is_loopback(),
     };
-    let server =
-        HttpServer::new(move || App::new().configure(http::admin::configure(admin.clone())))
-            .workers(1)
-            .disable_signals()
-            .listen(listener)?
-            .run();
+    let server = HttpServer::new(move || {
+        memory::give_back();
+        App::new().configure(http::admin::configure(admin.clone()))
+    })
+    .workers(1)
+    .disable_signals()
+    .listen(listener)?
+    .run();
     let handle = server.handle();
     actix_rt::spawn(server);
     Ok(Running { handle, listeners: Vec::new() })
