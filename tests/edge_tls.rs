@@ -22,6 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
+use common::bosh::{CREATION, creation, first_rid};
 use common::bridge::{self, Http2, Multiplexer};
 use common::client::{Client, Endpoint, Transport};
 use common::gateway::{Gateway, domain_toml};
@@ -601,6 +602,40 @@ fn bodies_on_one_http2_connection_are_bounded() -> Result {
         body.send_data(Bytes::from_static(&[b' '; 14_000]), false)?;
         body.send_data(Bytes::from_static(b"<body/>"), true)?;
         ensure!(response.await?.status() == 200, "a later one");
+        Ok(())
+    })
+}
+
+/// A body that is whole is none of those that are coming, though its request may be held for a minute.
+#[test]
+fn bodies_of_held_requests_are_not_on_their_way() -> Result {
+    const REQUESTS: usize = 12;
+    block_on(async {
+        // The kernel takes the connections, and nobody speaks on them.
+        let server = std::net::TcpListener::bind("127.0.0.1:0")?;
+        let edge = Edge::one("[limits]\nelement_bytes = 10000\nbody_bytes = 15000")?;
+        let gateway = Gateway::start(&format!(
+            "{}[bosh]\nfirst_response_timeout = \"60s\"\n\
+             [domains.\"x.test\"]\nservers = [\"xmpp://{}\"]\n",
+            edge.toml,
+            server.local_addr()?
+        ))?;
+        let connection = edge.http2().await?;
+        let text = creation(first_rid(), &format!("to='x.test'{:14000}{CREATION}", ""));
+        let mut held = Vec::new();
+        for _ in 0..REQUESTS {
+            let request = http::Request::post(format!("https://{NAME}/http-bind")).body(())?;
+            let mut requests = connection.requests.clone().ready().await?;
+            let (response, mut body) = requests.send_request(request, false)?;
+            body.send_data(Bytes::from(text.clone()), true)?;
+            held.push(response);
+        }
+        eventually("a session for each", async || {
+            let sessions = gateway.metric("bosphorus_sessions{transport=\"bosh\"}").ok()?;
+            (sessions == REQUESTS as f64).then_some(())
+        })
+        .await?;
+        ensure!(gateway.total("bosphorus_limit_hits_total")? == 0.0, "a limit was hit");
         Ok(())
     })
 }
