@@ -173,15 +173,20 @@ impl Gateway {
         };
         notify::stopping(self.config.drain.timeout + ANSWER_PATIENCE);
         info!(signal = cause, sessions = self.sessions.open(), "draining");
-        let why = tokio::select! {
-            ended = self.drain() => (!ended).then_some("at the end of drain.timeout"),
-            _ = signals.end() => Some("by a second signal"),
+        let sessions = || self.sessions.open();
+        let drained = async {
+            if !self.drain().await {
+                warn!(sessions = sessions(), "sessions cut off at the end of drain.timeout");
+            }
+            // What ended the BOSH sessions is on its way to their clients.
+            until(ANSWER_PATIENCE, || self.metrics.open_requests() == 0).await;
         };
-        if let Some(why) = why {
-            warn!(sessions = self.sessions.open(), "sessions cut off {why}");
+        tokio::select! {
+            () = drained => {}
+            cause = signals.end() => {
+                warn!(signal = cause, sessions = sessions(), "second signal: not waiting any longer");
+            }
         }
-        // What ended the BOSH sessions is on its way to their clients.
-        until(ANSWER_PATIENCE, || self.metrics.open_requests() == 0).await;
         self.public.stop(false).await;
         if let Some(admin) = self.admin {
             admin.stop(false).await;
