@@ -47,6 +47,15 @@ pub struct OpenRequest {
     pub lang: Option<Box<str>>,
 }
 
+/// The most bytes of a bare JID (RFC 7622 §3.2, §3.3), and more than enough for a language tag.
+const TOLD_BYTES: usize = 1023 + 1 + 1023;
+
+/// Whether what a client said of itself (`from`, `xml:lang`) is short enough to be told to a server. What
+/// is not is not worth keeping until that is reached: it may be as large as an element.
+pub fn may_be_told(text: &str) -> bool {
+    text.len() <= TOLD_BYTES
+}
+
 /// UP-04: the shape of a language tag (RFC 5646, loosely).
 pub fn is_language_tag(text: &str) -> bool {
     let fits = |part: &str| (1..=8).contains(&part.len());

@@ -42,7 +42,7 @@ pub struct Exchange {
 impl Exchange {
     /// Bytes of the request, for the account.
     pub(crate) fn held_bytes(&self) -> usize {
-        self.request.as_ref().map_or(0, |body| body.payload.bytes.capacity())
+        self.request.as_ref().map_or(0, Body::held_bytes)
     }
 }
 

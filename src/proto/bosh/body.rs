@@ -1,5 +1,6 @@
 //! `<body/>`, read and written (XEP-0124 §6).
 
+use super::super::c2s;
 use super::super::fault::Fault;
 use super::super::item::Kind;
 use super::super::limit::Limit;
@@ -59,7 +60,7 @@ pub struct Keys {
 pub struct Creation {
     /// `to`, unescaped, not judged.
     pub to: Option<Box<str>>,
-    /// `from`, unescaped, not judged.
+    /// `from`, unescaped, not judged; absent if it is too long for a JID.
     pub from: Option<Box<str>>,
     /// `xml:lang`
     pub lang: Option<Box<str>>,
@@ -82,7 +83,7 @@ pub struct Creation {
 pub struct Restart {
     /// `to`, unescaped, not judged (XB-09).
     pub to: Option<Box<str>>,
-    /// `from`, unescaped, not judged.
+    /// `from`, unescaped, not judged; absent if it is too long for a JID.
     pub from: Option<Box<str>>,
     /// `xml:lang`
     pub lang: Option<Box<str>>,
@@ -130,6 +131,14 @@ pub struct Unreadable {
 }
 
 impl Body {
+    /// Bytes it keeps, for the account.
+    #[must_use]
+    pub fn held_bytes(&self) -> usize {
+        let Payload { bytes, parts } = &self.payload;
+        let to = self.restart.as_ref().and_then(|restart| restart.to.as_ref());
+        bytes.capacity() + parts.capacity() * size_of::<Part>() + to.map_or(0, |to| to.len())
+    }
+
     /// It names a session, but by no sid that a gateway gives out: `item-not-found`. Neither `sid`
     /// nor `creation` is there then.
     #[must_use]
@@ -197,6 +206,10 @@ fn attributes(wrapper: &Wrapper<'_>) -> Attributes {
     let boxed = |namespace, local| {
         attribute(namespace, local).map(|attribute| attribute.value().into_owned().into_boxed_str())
     };
+    let kept = |namespace, local| {
+        let value = attribute(namespace, local)?.value();
+        c2s::may_be_told(&value).then(|| value.into_owned().into_boxed_str())
+    };
     let mut wrong = false;
     let (mut sid, mut rid, mut keys) = (None, None, None::<Box<Keys>>);
     let mut body = Body {
@@ -232,8 +245,8 @@ fn attributes(wrapper: &Wrapper<'_>) -> Attributes {
             (ns::XBOSH, b"restart") if matches!(&*value(), "true" | "1") => {
                 body.restart = Some(Box::new(Restart {
                     to: boxed("", b"to"),
-                    from: boxed("", b"from"),
-                    lang: boxed(ns::XML, b"lang"),
+                    from: kept("", b"from"),
+                    lang: kept(ns::XML, b"lang"),
                 }));
             }
             _ => {}
@@ -254,8 +267,8 @@ fn attributes(wrapper: &Wrapper<'_>) -> Attributes {
         wrong |= ver == Some(None);
         body.creation = Some(Box::new(Creation {
             to: boxed("", b"to"),
-            from: boxed("", b"from"),
-            lang: boxed(ns::XML, b"lang"),
+            from: kept("", b"from"),
+            lang: kept(ns::XML, b"lang"),
             route: boxed("", b"route"),
             ver: ver.flatten(),
             wait,

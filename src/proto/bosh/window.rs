@@ -162,11 +162,7 @@ impl Window {
 
     pub(super) fn held_bytes(&self) -> usize {
         let parked = self.slots.iter().map(|slot| match &slot.state {
-            State::Parked(parked) => {
-                size_of::<Parked>()
-                    + parked.body.payload.bytes.capacity()
-                    + parked.body.payload.parts.capacity() * size_of::<super::body::Part>()
-            }
+            State::Parked(parked) => size_of::<Parked>() + parked.body.held_bytes(),
             _ => 0,
         });
         let parked: usize = parked.sum();

@@ -345,6 +345,7 @@ impl Core {
             return;
         }
         self.server = ServerSide::Connecting;
+        let [from, lang] = [from, lang].map(|text| text.filter(|text| c2s::may_be_told(text)));
         self.request = Some(Box::new(OpenRequest { domain, from, lang }));
     }
 

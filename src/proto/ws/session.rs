@@ -185,10 +185,12 @@ impl Session {
         )
     }
 
-    /// Bytes that are kept because an element or a message is incomplete.
+    /// Bytes that are kept because an element or a message is incomplete, and of the names that a legacy
+    /// header declared.
     #[must_use]
     pub fn held_bytes(&self) -> usize {
-        self.frames.held_bytes() + self.reader.held_bytes()
+        let scope = self.core.scope.as_ref().map_or(0, |scope| scope.held_bytes());
+        self.frames.held_bytes() + self.reader.held_bytes() + scope
     }
 
     /// When [`Session::tick`] has to be called next.

@@ -1534,3 +1534,27 @@ fn too_much_memory_is_told_and_given_back() {
         assert!(rig.session.is_over());
     }
 }
+
+/// SEC-17: what a client says of itself is not kept if it is too long to be told to the server, and the
+/// names that a legacy header declares are held for the session's life.
+#[test]
+fn long_headers_are_not_kept_or_are_counted() {
+    let long = "x".repeat(100_000);
+    let open = format!(
+        "<open xmlns='urn:ietf:params:xml:ns:xmpp-framing' to='example.org' version='1.0' \
+         from='{long}' xml:lang='{long}'/>"
+    );
+    let mut rig = Rig::new();
+    assert_eq!(rig.say(&open), []);
+    let request = rig.session.take_request().unwrap();
+    assert_eq!((request.from, request.lang, rig.session.held_bytes()), (None, None, 0));
+    let legacy = LEGACY.replacen("<stream:stream ", &format!("<stream:stream from='{long}' "), 1);
+    let mut rig = Rig::new();
+    assert_eq!(rig.say(&legacy), []);
+    assert_eq!(rig.session.take_request().unwrap().from, None);
+    let legacy =
+        LEGACY.replacen("<stream:stream ", &format!("<stream:stream xmlns:q='{long}' "), 1);
+    let mut rig = Rig::new();
+    assert_eq!(rig.say(&legacy), []);
+    assert!(rig.session.take_request().is_some() && rig.session.held_bytes() > 100_000);
+}

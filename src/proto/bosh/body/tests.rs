@@ -233,6 +233,24 @@ fn a_foreign_sid_makes_no_session() {
     assert!(other.creation.is_some());
 }
 
+/// SEC-17: what is too long to be told to a server is not kept until that is reached, and what waits
+/// for its turn is counted.
+#[test]
+fn what_is_too_long_to_be_told_is_not_kept() {
+    let long = "x".repeat(100_000);
+    for (from, lang) in [("a@b", &*long), (&*long, "tr")] {
+        let said = format!("to='{long}' from='{from}' xml:lang='{lang}'");
+        let kept = |text: &str| (text.len() < 100).then(|| Box::from(text));
+        let made = creation(&said);
+        assert_eq!((made.from, made.lang), (kept(from), kept(lang)));
+        let body = accepts(request(&format!("{said} q:restart='1' xmlns:q='urn:xmpp:xbosh'"), ""));
+        assert!((100_000..101_000).contains(&body.held_bytes()));
+        let restart = body.restart.unwrap();
+        assert_eq!((restart.from, restart.lang), (kept(from), kept(lang)));
+    }
+    assert!(accepts(request("", &format!("<a>{long}</a>"))).held_bytes() > 100_000);
+}
+
 /// BOSH-13, BOSH-16, BOSH-17, BOSH-19, BOSH-22, BOSH-25, BOSH-26: what a creation says.
 #[test]
 fn a_creation_is_typed() {
