@@ -640,6 +640,70 @@ fn bodies_of_held_requests_are_not_on_their_way() -> Result {
     })
 }
 
+/// SEC-17: answers that wait for windows which their client does not open are bounded for a session,
+/// and are on its account. What was not given comes when they are taken, and nothing is lost.
+#[test]
+fn answers_that_nobody_takes_are_bounded() -> Result {
+    block_on(async {
+        const MESSAGES: usize = 20;
+        let edge = Edge::one("[limits]\nelement_bytes = 10000\npending_bytes = 20000")?;
+        let peer = Peer::new().await?;
+        let gateway = Gateway::start(&format!("{}{}", edge.toml, peer.toml()))?;
+        let url = Url::parse(&gateway.bosh_url())?;
+        let scene = Scene { gateway, peer, url };
+        let (mut session, mut link) = scene.bound().await?;
+        let connection = edge.http2().await?;
+        let filler = "x".repeat(15_000);
+        for n in 0..MESSAGES {
+            link.write(&message(&format!("{n} {filler}"))).await?;
+        }
+        let (mut given, mut bodies, mut last) = (0, Vec::new(), None);
+        for _ in 0..MESSAGES {
+            session.rid += 1;
+            let body = session.text(session.rid, "", "");
+            let post = http::Request::post(format!("https://{NAME}/http-bind")).body(())?;
+            let mut requests = connection.requests.clone().ready().await?;
+            let (answer, mut stream) = requests.send_request(post, false)?;
+            stream.send_data(body.into(), true)?;
+            // Each is answered when the one behind it has come, at the latest.
+            let Some(before) = last.replace(answer) else { continue };
+            let answer = timeout(PATIENCE, before).await.context("it is not answered")??;
+            let length = answer.headers().get("content-length").context("a length")?;
+            given += length.to_str()?.parse::<usize>()?;
+            bodies.push(answer.into_body());
+        }
+        let last = last.context("the last")?;
+        // Four of the largest, one that was begun before, and what the client's window takes.
+        ensure!((100_000..170_000).contains(&given), "{given} bytes were given");
+        let held = scene.gateway.total("bosphorus_sessions_held_bytes")?;
+        ensure!((80_000.0..250_000.0).contains(&held), "{held} bytes are held");
+
+        let mut text = String::new();
+        let take = async |body: &mut h2::RecvStream, text: &mut String| {
+            while let Some(piece) = body.data().await {
+                let piece = piece?;
+                body.flow_control().release_capacity(piece.len())?;
+                text.push_str(std::str::from_utf8(&piece)?);
+            }
+            anyhow::Ok(())
+        };
+        for mut body in bodies {
+            timeout(PATIENCE, take(&mut body, &mut text)).await.context("it does not come")??;
+        }
+        let mut last = timeout(PATIENCE, last).await.context("the held one")??.into_body();
+        take(&mut last, &mut text).await?;
+        while text.matches(&filler).count() < MESSAGES {
+            let body = session.ask("", "").await?;
+            ensure!(!body.messages().is_empty(), "nothing came");
+            text += &body.text;
+        }
+        let places: Vec<_> =
+            (0..MESSAGES).map(|n| text.find(&format!("<body>{n} {filler}"))).collect();
+        ensure!(places.iter().all(Option::is_some) && places.is_sorted(), "{places:?}");
+        Ok(())
+    })
+}
+
 /// SEC-17, SEC-18: a connection over which nothing useful comes ends: one that says nothing more,
 /// one that floods with frames that are no requests, and one that reads nothing.
 #[test]

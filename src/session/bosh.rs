@@ -31,6 +31,7 @@ use super::returns::User;
 use super::run::TURNS;
 use super::timed::{self, Timed};
 use super::timer::{arm, clock};
+use super::untaken::Untaken;
 use super::worker::{Buffers, Live, Permit, Worker};
 use crate::metrics::{Direction, Limit, MEASURES, Transport};
 use crate::proto::bosh::body::{Body, Unreadable};
@@ -103,6 +104,7 @@ trait Driven: Machine<Out = Out> + Unpin {
     fn is_zombie(&self) -> bool;
     fn is_over(&self) -> bool;
     fn held_bytes(&self) -> usize;
+    fn untaken(&mut self, bytes: usize);
 }
 
 /// One session, from its creation until its sid is unknown again.
@@ -118,6 +120,8 @@ struct Run<M: Driven> {
     link: ServerLink,
     /// What the server's socket has not taken whole.
     delivering: Delivery,
+    /// What connections have not taken whole, once they were given much.
+    untaken: Option<Arc<Untaken>>,
     /// Whose it is, once that is known.
     user: Option<User>,
     /// Who it is of, until it has bound a resource.
@@ -179,6 +183,7 @@ impl<M: Driven> Run<M> {
             next: FIRST.0 + 1,
             link: ServerLink::new(client, origin),
             delivering: Delivery::default(),
+            untaken: None,
             user: None,
             newcomer: Some(newcomer),
             begun,
@@ -327,18 +332,27 @@ impl<M: Driven> Run<M> {
     /// Lets the machine answer what it can; true if it may take now what it could not before.
     fn answer(&mut self, out: &mut Out, now: Instant, cx: &mut Context<'_>) -> bool {
         let wanted = self.machine.wants_server();
-        self.machine.handle(Event::Flush, out, now);
+        self.flush(out, now);
         // Before the answers that tell it.
         self.follow(now);
         // Each time around is one open request less.
-        while self.respond(out, now) {
-            self.machine.handle(Event::Flush, out, now);
+        while self.respond(out, now, cx) {
+            self.flush(out, now);
         }
         self.write(out, now, cx) || !wanted && self.machine.wants_server()
     }
 
+    fn flush(&mut self, out: &mut Out, now: Instant) {
+        self.machine.untaken(self.untaken_bytes());
+        self.machine.handle(Event::Flush, out, now);
+    }
+
+    fn untaken_bytes(&self) -> usize {
+        self.untaken.as_ref().map_or(0, |untaken| untaken.bytes())
+    }
+
     /// Hands the answers over; true if one had no taker, and so has to be thought over.
-    fn respond(&mut self, out: &mut Out, now: Instant) -> bool {
+    fn respond(&mut self, out: &mut Out, now: Instant, cx: &mut Context<'_>) -> bool {
         let mut untaken = false;
         let mut responses = std::mem::take(&mut out.responses);
         for Respond { id, mut reply, why } in responses.drain(..) {
@@ -351,6 +365,7 @@ impl<M: Driven> Run<M> {
             if reply.first {
                 reply.read.insert(0, self.begun);
             }
+            reply.body = Untaken::give(&mut self.untaken, reply.body, cx.waker());
             if sender.send(reply).is_ok() {
                 self.worker.local.responded(why);
                 self.recording.note(What::Answer { rid, bytes, why }, now);
@@ -426,7 +441,7 @@ impl<M: Driven> Run<M> {
 
     fn held_bytes(&self) -> usize {
         let queued = self.place.as_ref().map_or(0, |place| place.queued().bytes());
-        self.machine.held_bytes() + self.link.held_bytes() + queued
+        self.machine.held_bytes() + self.link.held_bytes() + queued + self.untaken_bytes()
     }
 
     /// Ends it, if it does not end anyway, and gives up what it holds.
@@ -585,6 +600,10 @@ impl Driven for Session {
 
     fn held_bytes(&self) -> usize {
         Self::held_bytes(self)
+    }
+
+    fn untaken(&mut self, bytes: usize) {
+        Self::untaken(self, bytes);
     }
 }
 

@@ -23,4 +23,5 @@ pub mod returns;
 pub mod run;
 pub(crate) mod timed;
 pub(crate) mod timer;
+mod untaken;
 pub mod worker;

@@ -31,6 +31,10 @@ use super::{Content, Reply, RequestId, Settings, Why};
 /// What a gap may last beyond `wait` (BOSH-36): clients resend at 1.1 × `wait`.
 const GAP_GRACE: Duration = Duration::from_secs(30);
 
+/// How many of the largest answers may be on their way at once: those of a connection that has died
+/// unnoticed, and their repetitions, leave room for the next.
+const ANSWERS_ON_THEIR_WAY: usize = 4;
+
 /// Everything but the server's parser, so that an element may be borrowed from that while the rest
 /// changes.
 #[derive(Debug)]
@@ -61,6 +65,8 @@ pub(super) struct Core {
     pub(super) window: Window,
     pub(super) keys: Option<Chain>,
     pub(super) queue: Queue,
+    /// Bytes of answers that were given and that no connection has taken whole.
+    pub(super) untaken: usize,
     pub(super) assigned: Assigned,
     /// The rid whose response was reported as missed last (BOSH-55).
     pub(super) reported: u64,
@@ -249,14 +255,17 @@ impl Core {
         self.terms.acks && self.window.kept() >= self.settings.replay_responses
     }
 
-    /// What a response may carry now (BOSH-41). A client that acknowledges gets no more at a time
+    /// What a response may carry now (BOSH-41): nothing while too much is on its way that nobody takes
+    /// (SEC-17). A client that acknowledges gets no more at a time
     /// than is kept for it (BOSH-43); the rest waits for its next acknowledgement. An element that
     /// is larger than all that is kept goes while next to nothing else is: it would wait for ever.
     fn allowance(&self) -> Allowance {
         let parts = self.settings.response_elements as usize;
-        let bytes = self.settings.pending_bytes;
-        if !self.terms.acks {
-            return Allowance { parts, bytes, at_least_one: true };
+        let most = self.settings.pending_bytes;
+        let room = most.saturating_mul(ANSWERS_ON_THEIR_WAY).saturating_sub(self.untaken);
+        let bytes = most.min(room);
+        if !self.terms.acks || room == 0 {
+            return Allowance { parts, bytes, at_least_one: room > 0 };
         }
         let kept = self.window.kept_bytes();
         let left = self.settings.replay_bytes.saturating_sub(kept);

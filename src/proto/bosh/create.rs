@@ -63,6 +63,7 @@ impl Core {
             window: Window::new(body.rid, terms.hold.saturating_add(1), open, body.keys),
             keys,
             queue: Queue::default(),
+            untaken: 0,
             assigned: Assigned::default(),
             reported: 0,
             previous: Previous { rid: body.rid, arrived: now, is_empty: false },

@@ -227,6 +227,12 @@ impl Session {
         self.settle(now);
     }
 
+    /// So many bytes of answers were given and not taken by their connections (SEC-17). To be told
+    /// before [`Event::Flush`].
+    pub fn untaken(&mut self, bytes: usize) {
+        self.core.untaken = bytes;
+    }
+
     /// What has to be in step after every event.
     fn settle(&mut self, now: Instant) {
         if std::mem::take(&mut self.core.reader_due) {

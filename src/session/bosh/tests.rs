@@ -243,6 +243,8 @@ impl Driven for Script {
     fn held_bytes(&self) -> usize {
         self.weight
     }
+
+    fn untaken(&mut self, _: usize) {}
 }
 
 /// A worker on this thread whose servers of `localhost` are at `server`.

@@ -140,6 +140,30 @@ fn a_slow_client_stops_the_server() {
     assert_eq!(rig.session.ended(), Some(Fault::Inactive));
 }
 
+/// SEC-17: nothing more is given while four of the largest answers are on their way that nobody takes,
+/// whether the client acknowledges or not; what was not given waits, and so does the server.
+#[test]
+fn answers_that_nobody_takes_stop_the_session() {
+    for acks in [false, true] {
+        let change = |settings: &mut Settings| settings.pending_bytes = 1000;
+        let first = if acks { creation(|_| {}).ack(1) } else { creation(|_| {}) };
+        let mut rig = Rig::bound_with(change, first);
+        let next = |rid: u64| if acks { body(rid).ack(rid - 1) } else { body(rid) };
+        rig.session.untaken(3500);
+        rig.server(&message(&"x".repeat(500)));
+        let got = rig.ask(101, next(101));
+        assert!(got[0].body.contains("xxx"), "one that is small enough: {got:?}");
+        rig.session.untaken(4000);
+        rig.server(&message(&"y".repeat(2000)));
+        assert_eq!(rig.ask(102, next(102)), []);
+        assert!(!rig.session.wants_server());
+        rig.session.untaken(3999);
+        let got = rig.flush();
+        assert!(got[0].id == 102 && got[0].body.contains("yyy"), "{got:?}");
+        assert!(rig.session.wants_server());
+    }
+}
+
 /// SEC-17: stanzas are bounded as bytes are; UP-24: less before the login.
 #[test]
 fn stanzas_and_logins_are_bounded() {
