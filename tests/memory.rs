@@ -372,3 +372,57 @@ fn answered_requests_leave_nothing() {
     })
     .unwrap();
 }
+
+/// SEC-17: bodies that do not end belong to no session, and to strangers. Large ones have to fit into what
+/// the sessions leave of the budget: the one too many may come later, small ones are never refused.
+#[test]
+fn bodies_that_do_not_end_are_bounded() {
+    block_on(async {
+        const STRANGERS: usize = 24;
+        let peer = Peer::new().await?;
+        let limits = "[limits]\nmemory = \"1 MiB\"\n[bosh]\nbody_timeout = \"60s\"\n";
+        let gateway = Gateway::start(&format!("{limits}{}", peer.toml()))?;
+        let url = Url::parse(&gateway.bosh_url())?;
+        let body = format!(
+            "<body rid='1' sid='unknown' xmlns='http://jabber.org/protocol/httpbind'>{}</body>",
+            " ".repeat(100_000)
+        );
+        let request = url.post(CONTENT_TYPE, &body);
+        let (first, last) = request.split_at(request.len() - 1);
+        let mut open = Vec::new();
+        for _ in 0..STRANGERS {
+            let mut connection = Connection::open(&url.authority).await?;
+            connection.send(first).await?;
+            open.push(connection);
+        }
+        let hits = "bosphorus_limit_hits_total{limit=\"memory\"}";
+        let refused = eventually("those that are refused", async || {
+            let refused = gateway.metric(hits).ok()?;
+            let read = gateway.metric("bosphorus_bosh_requests_open").ok()?;
+            (refused > 0.0 && refused + read == STRANGERS as f64).then_some(refused)
+        })
+        .await?;
+        // Each of the others holds a hundred kilobytes at the least.
+        ensure!(refused >= STRANGERS as f64 - 11.0, "{refused} were refused");
+        let small = url.post(CONTENT_TYPE, &body.replace("  ", ""));
+        let mut honest = Connection::open(&url.authority).await?;
+        honest.send(&small).await?;
+        ensure!(honest.prompt_answer().await?.status == 200);
+        let mut taken = 0;
+        for mut connection in open {
+            // One that was refused may be over.
+            let _ = connection.send(last).await;
+            match connection.prompt_answer().await?.status {
+                200 => taken += 1,
+                503 => {}
+                other => bail!("{other}"),
+            }
+        }
+        ensure!(taken > 0 && taken as f64 + refused == STRANGERS as f64, "{taken} were taken");
+        // There is room again.
+        honest.send(&request).await?;
+        ensure!(honest.prompt_answer().await?.status == 200);
+        Ok(())
+    })
+    .unwrap();
+}

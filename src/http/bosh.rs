@@ -203,7 +203,8 @@ impl Face {
                 let may_leave = may_leave(&asked);
                 drop(asked);
                 let timeout = settings.body_timeout;
-                match intake::read(&mut payload, limit, timeout, received).await {
+                let arriving = self.worker.shared.sessions.budget().arriving();
+                match intake::read(&mut payload, limit, timeout, received, arriving).await {
                     Ok(body) => {
                         if MEASURES {
                             received = clock();
@@ -370,6 +371,10 @@ impl Face {
             }
             Failure::Crowded => {
                 limits.hit(Limit::BodyBytes);
+                (Refusal::Overload, self.later(client), LATER)
+            }
+            Failure::Full => {
+                limits.hit(Limit::Memory);
                 (Refusal::Overload, self.later(client), LATER)
             }
             Failure::Broken => (

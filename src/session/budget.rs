@@ -9,6 +9,10 @@
 //! that what is held at the most is the budget and `HEAVY` for each session; while the budget is
 //! exceeded no session is begun.
 //!
+//! What comes of a request's body belongs to no session before that is whole, and its sender may be
+//! anybody: where it is `HEAVY` it is counted apart, ends no session, and has to fit into what they
+//! leave.
+//!
 //! A session that is to be ended finds a mark at its entry, and is woken to find it even when none
 //! of its sockets moves.
 
@@ -34,6 +38,8 @@ pub struct Budget {
     /// Bytes of sessions that are marked and have not gone yet.
     leaving: AtomicUsize,
     heavy: Mutex<HashMap<u64, Arc<Heavy>>>,
+    /// Bytes of large bodies that are not whole.
+    arriving: AtomicUsize,
     /// Has the sum, which is a metric.
     metrics: Arc<Metrics>,
 }
@@ -81,6 +87,7 @@ impl Budget {
             limit: AtomicUsize::new(limit),
             leaving: AtomicUsize::new(0),
             heavy: Mutex::default(),
+            arriving: AtomicUsize::new(0),
             metrics,
         }
     }
@@ -96,6 +103,12 @@ impl Budget {
     pub fn is_exceeded(&self) -> bool {
         let limit = self.limit.load(Ordering::Acquire);
         limit != 0 && self.held() > limit
+    }
+
+    /// A body of which nothing has come.
+    #[must_use]
+    pub fn arriving(&self) -> Arriving<'_> {
+        Arriving { budget: self, counted: 0 }
     }
 
     fn held(&self) -> usize {
@@ -173,6 +186,36 @@ impl Budget {
 /// Nothing that can panic is done under the lock, so that what it guards is always whole.
 fn lock(table: &Mutex<HashMap<u64, Arc<Heavy>>>) -> MutexGuard<'_, HashMap<u64, Arc<Heavy>>> {
     table.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// A request's body that is not whole; it counts until this is dropped.
+#[derive(Debug)]
+pub struct Arriving<'a> {
+    budget: &'a Budget,
+    counted: usize,
+}
+
+impl Arriving<'_> {
+    /// It takes `bytes` of memory now, more than before. False if it is large and there is no room for
+    /// it: then it is to be given up.
+    pub fn has_room(&mut self, bytes: usize) -> bool {
+        if bytes < HEAVY {
+            return true;
+        }
+        let more = bytes.saturating_sub(self.counted);
+        self.counted += more;
+        let arriving = self.budget.arriving.fetch_add(more, Ordering::AcqRel) + more;
+        let limit = self.budget.limit.load(Ordering::Acquire);
+        limit == 0 || self.budget.held().saturating_add(arriving) <= limit
+    }
+}
+
+impl Drop for Arriving<'_> {
+    fn drop(&mut self) {
+        if self.counted > 0 {
+            self.budget.arriving.fetch_sub(self.counted, Ordering::AcqRel);
+        }
+    }
 }
 
 impl Account {
@@ -381,6 +424,25 @@ mod tests {
         }
         assert_eq!((budget.held(), budget.leaving.load(Ordering::Acquire)), (0, 0));
         assert!(lock(&budget.heavy).is_empty());
+    }
+
+    /// Bodies that come have to fit into what sessions leave, small ones always do, and they end nobody.
+    #[test]
+    fn bodies_have_to_fit() {
+        let budget = budget(MIB);
+        let [mut session] = holders();
+        session.hold(&budget, MIB / 2);
+        let (mut one, mut two) = (budget.arriving(), budget.arriving());
+        assert!(one.has_room(HEAVY - 1) && one.has_room(MIB / 4) && one.has_room(MIB / 2));
+        assert!(!two.has_room(HEAVY) && budget.arriving().has_room(HEAVY - 1));
+        assert!(!budget.is_exceeded() && session.rings() == 0);
+        drop(one);
+        assert!(two.has_room(MIB / 2) && !two.has_room(MIB / 2 + 1));
+        budget.limit(0);
+        assert!(two.has_room(9 * MIB));
+        drop(two);
+        assert_eq!(budget.arriving.load(Ordering::Acquire), 0);
+        session.account.close(&budget, session.id);
     }
 
     /// Who holds little says nothing, and small changes are nobody's business.

@@ -14,6 +14,7 @@ use bytes::{Bytes, BytesMut};
 use futures_util::{Stream, StreamExt as _};
 
 use super::super::h2;
+use crate::session::budget::Arriving;
 
 /// SEC-18: each KiB that has come gives its sender another second.
 const BYTES_PER_SECOND: u64 = 1024;
@@ -29,6 +30,8 @@ pub(super) enum Failure {
     Slow,
     /// More than enough comes at once over its HTTP/2 connection.
     Crowded,
+    /// It is large, and all memory is taken.
+    Full,
     /// It ended early, or is not what its coding says.
     Broken,
 }
@@ -40,7 +43,7 @@ pub(super) fn announced(headers: &HeaderMap) -> Option<u64> {
 
 /// Reads at most `limit` bytes of a body. `start` is now; all of it has to be there `timeout` later,
 /// and a second more for each KiB that came: a slow uplink gets its time, who sends drop by drop
-/// does not.
+/// does not. What has come is on the account of `arriving`.
 ///
 /// # Errors
 /// [`Failure`], as soon as it is certain.
@@ -49,6 +52,7 @@ pub(super) async fn read(
     limit: usize,
     timeout: Duration,
     start: Instant,
+    mut arriving: Arriving<'_>,
 ) -> Result<Bytes, Failure> {
     // Nearly always all of it comes in one piece, which is then not copied.
     let mut first = Bytes::new();
@@ -73,13 +77,16 @@ pub(super) async fn read(
         }
         if received == 0 {
             first = chunk;
-            continue;
+        } else {
+            if whole.is_empty() {
+                whole.reserve(received + chunk.len());
+                whole.extend_from_slice(&std::mem::take(&mut first));
+            }
+            whole.extend_from_slice(&chunk);
         }
-        if whole.is_empty() {
-            whole.reserve(received + chunk.len());
-            whole.extend_from_slice(&std::mem::take(&mut first));
+        if !arriving.has_room(first.len().max(whole.capacity())) {
+            return Err(Failure::Full);
         }
-        whole.extend_from_slice(&chunk);
     }
 }
 
@@ -198,9 +205,15 @@ impl MessageBody for Cut {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::metrics::Metrics;
+    use crate::session::budget::Budget;
     use crate::session::timer::clock;
     use actix_web::http::header::HeaderValue;
     use futures_util::stream;
+
+    fn budget() -> Budget {
+        Budget::new(0, Metrics::register().unwrap())
+    }
 
     const SECOND: Duration = Duration::from_secs(1);
 
@@ -212,7 +225,7 @@ mod tests {
         parts: Vec<Result<Bytes, PayloadError>>,
         limit: usize,
     ) -> Result<Bytes, Failure> {
-        read(&mut stream::iter(parts), limit, SECOND, clock()).await
+        read(&mut stream::iter(parts), limit, SECOND, clock(), budget().arriving()).await
     }
 
     /// BOSH-06: the limit holds for what is announced and for what comes.
@@ -233,13 +246,14 @@ mod tests {
     async fn a_body_has_its_time() {
         let start = clock();
         let mut silent = stream::pending();
-        let silent = read(&mut silent, 100, Duration::from_millis(20), start).await;
+        let silent =
+            read(&mut silent, 100, Duration::from_millis(20), start, budget().arriving()).await;
         assert_eq!(silent, Err(Failure::Slow));
         // What came long ago earns nothing; what has come since does.
         let past = start - 10 * SECOND;
         let drops = stream::iter(chunks(&["a"; 5])).chain(stream::pending());
         let read_of = async |mut body: Pin<Box<dyn Stream<Item = _>>>, timeout| {
-            read(&mut body, 1 << 20, timeout, past).await
+            read(&mut body, 1 << 20, timeout, past, budget().arriving()).await
         };
         assert_eq!(read_of(Box::pin(drops), 5 * SECOND).await, Err(Failure::Slow));
         let kib = Bytes::from(vec![b'a'; 20 << 10]);
