@@ -20,7 +20,7 @@ use common::client::{Client, Endpoint, Event, Mechanism, Transport, body_of, ns,
 use common::gateway::Gateway;
 use common::http::{Connection, Url};
 use common::peer::Peer;
-use common::scene::{BINDING, DOMAIN, FEATURES, FOOTER, HEADER, SUCCESS};
+use common::scene::{BINDING, DOMAIN, FEATURES, FOOTER, HEADER, SUCCESS, Scene, message};
 use common::server::Account;
 use common::{PATIENCE, Result, block_on, eventually};
 
@@ -422,6 +422,54 @@ fn bodies_that_do_not_end_are_bounded() {
         // There is room again.
         honest.send(&request).await?;
         ensure!(honest.prompt_answer().await?.status == 200);
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// SEC-17: answers over HTTP/1.1 that nobody takes, each on a connection of its own, are on the account of
+/// their session until they are with the kernel, and it gives no more behind too many.
+#[test]
+fn answers_that_nobody_takes_are_held_by_their_session() {
+    block_on(async {
+        const ANSWERS: usize = 3;
+        let scene = Scene::with("").await?;
+        let (mut session, mut link) = scene.bound().await?;
+        let heap = async || scene.gateway.metric("bosphorus_heap_live_bytes");
+        let before = heap().await?;
+        let large = message(&"x".repeat(7_800_000));
+        let writing = tokio::spawn(async move {
+            for _ in 0..ANSWERS {
+                link.write(&large).await?;
+            }
+            anyhow::Ok(link)
+        });
+        let mut open = Vec::new();
+        for n in 0..ANSWERS {
+            open.push(session.next("", "").await?);
+            if n == 0 {
+                // The first is on its way; each other one is answered when the next has come.
+                held(&scene.gateway, |held| held > 7.0 * MIB).await?;
+            } else if n > 1 {
+                let mut empty = open.remove(1);
+                ensure!(empty.body().await?.is_empty(), "more was given");
+                session.keep(empty);
+            }
+        }
+        let during = heap().await?;
+        println!("heap: {before} before, {during} while nobody takes anything");
+        ensure!(during < before + 30.0 * MIB, "{before} before, {during} after");
+        // Who takes the first gets the next, and so on.
+        let mut got = 0;
+        while got < ANSWERS {
+            if open.is_empty() {
+                open.push(session.next("", "").await?);
+            }
+            let mut first = open.remove(0);
+            got += first.body().await?.messages().len();
+            session.keep(first);
+        }
+        drop(writing.await??);
         Ok(())
     })
     .unwrap();

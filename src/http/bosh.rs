@@ -252,6 +252,9 @@ impl Face {
     fn answered(&self, client: &Client, answer: Result<Reply, RecvError>) -> HttpResponse {
         match answer {
             Ok(mut reply) => {
+                if let Some(meter) = &client.meter {
+                    meter.send_body(&reply.body);
+                }
                 let read = std::mem::take(&mut reply.read);
                 if let (false, Some(meter)) = (read.is_empty(), &client.meter) {
                     meter.send(read, reply.first, clock());

@@ -196,8 +196,7 @@ async fn held(
     })
     .await?;
     drop(answer);
-    // The body counts as not taken until it has left.
-    let (bytes, _body, stays) = to_http1(response)?;
+    let (bytes, stays) = to_http1(response)?;
     write(io, &bytes, stall, metrics).await.ok()?;
     meter.flushed(clock);
     if stays {
@@ -227,9 +226,9 @@ async fn write(
     timeout(stall, io.flush()).await.map_err(stalled)?
 }
 
-/// A response in HTTP/1.1 (RFC 9112), what its body was, and whether the connection stays open behind it. `None` for
+/// A response in HTTP/1.1 (RFC 9112), and whether the connection stays open behind it. `None` for
 /// one whose body is not there yet, which is none of ours.
-fn to_http1(response: HttpResponse) -> Option<(Vec<u8>, Bytes, bool)> {
+fn to_http1(response: HttpResponse) -> Option<(Vec<u8>, bool)> {
     let stays = response.head().keep_alive();
     let (head, body): (_, BoxBody) = response.into_parts();
     let body = body.try_into_bytes().ok()?;
@@ -256,7 +255,7 @@ fn to_http1(response: HttpResponse) -> Option<(Vec<u8>, Bytes, bool)> {
     line(header::DATE.as_str().as_bytes(), date.as_bytes());
     bytes.extend_from_slice(b"\r\n\r\n");
     bytes.extend_from_slice(&body);
-    Some((bytes, body, stays))
+    Some((bytes, stays))
 }
 
 #[cfg(test)]

@@ -4,19 +4,26 @@ use std::cell::{Cell, RefCell};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
+
 use crate::io::Traffic;
 use crate::metrics::{Carried, Direction, Local, MEASURES, Transport};
 
 /// How often the round-trip time of a connection is read that lasts.
 const RTT_INTERVAL: Duration = Duration::from_secs(60);
 
+/// Bodies of answers that are kept until they are with the kernel.
+pub(crate) const LARGE: usize = 4 * 1024;
+
 /// What an answer on its way carries.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub enum UnderWay {
     /// An element, and when it was read from the server.
     Element(Instant),
     /// The first stanza of a session beside it, and when its client began.
     First(Instant),
+    /// All of it, if it is large: its session has it on its account for as long.
+    Body(Box<Bytes>),
 }
 
 /// The bytes of one connection, brought to the counters of its worker under what it carries. What
@@ -135,6 +142,13 @@ impl Meter {
         }
     }
 
+    /// An answer with this body is on its way.
+    pub fn send_body(&self, body: &Bytes) {
+        if body.len() >= LARGE {
+            self.under_way.borrow_mut().push(UnderWay::Body(Box::new(body.clone())));
+        }
+    }
+
     /// How much is under way.
     pub fn under_way(&self) -> usize {
         self.under_way.borrow().len()
@@ -157,10 +171,11 @@ impl Meter {
 
     /// All that was to be written is with the kernel, at the time that is asked for.
     pub fn flushed(&self, now: impl FnOnce() -> Instant) {
+        let mut under_way = self.under_way.borrow_mut();
         if !MEASURES {
+            under_way.clear();
             return;
         }
-        let mut under_way = self.under_way.borrow_mut();
         if !under_way.is_empty() {
             let now = now();
             for what in under_way.drain(..) {
@@ -172,6 +187,7 @@ impl Meter {
                         let time = now.saturating_duration_since(read);
                         self.local.delivered(Transport::Bosh, Direction::ToClient, time, 1);
                     }
+                    UnderWay::Body(body) => drop(body),
                 }
             }
             under_way.shrink_to(4);
@@ -275,6 +291,23 @@ mod tests {
         assert_eq!(arrived(), "1");
         meter.flushed(clock);
         assert_eq!(arrived(), "3");
+    }
+
+    /// SEC-17: a large answer is on its session's account until it is with the kernel.
+    #[test]
+    fn large_bodies_are_kept_until_they_are_flushed() {
+        let metrics = Metrics::register().unwrap();
+        let meter = Meter::new(metrics.local(), clock());
+        meter.send_body(&Bytes::from_static(b"<body/>"));
+        assert_eq!(meter.under_way(), 0);
+        let large = Bytes::from(vec![b'x'; LARGE]);
+        meter.send_body(&large);
+        let aside = meter.set_aside(0);
+        meter.flushed(clock);
+        assert!(!large.is_unique());
+        meter.handed_over(aside);
+        meter.flushed(clock);
+        assert!(large.is_unique());
     }
 
     /// Processor time is of what the connection turns out to carry.

@@ -1,7 +1,7 @@
 //! Answers that were given, and that the connections which carry them have not taken whole.
 //!
-//! Over HTTP/2 a hundred of them may wait for windows that their client does not open, each as large
-//! as all that a session may queue. So a session that has given so much gives no more until some of
+//! A client may leave each of them on a connection of its own, or a hundred in windows of one that it
+//! does not open, and each is as large as all that a session may queue, or as an element of the server. So a session that has given so much gives no more until some of
 //! it was taken, and its account has it.
 
 use std::sync::Arc;
@@ -10,8 +10,8 @@ use std::task::Waker;
 
 use bytes::Bytes;
 
-/// Smaller answers are not counted: a connection has buffers of that size anyway.
-const SMALL: usize = 4 * 1024;
+// Smaller answers are not counted: a connection has buffers of that size anyway.
+use super::meter::LARGE;
 
 /// What one session has given.
 #[derive(Debug)]
@@ -40,7 +40,7 @@ impl Untaken {
 
     /// The bytes of an answer, counted until the last piece of them is dropped.
     pub(crate) fn give(this: &mut Option<Arc<Self>>, body: Bytes, waker: &Waker) -> Bytes {
-        if body.len() < SMALL {
+        if body.len() < LARGE {
             return body;
         }
         let of = Arc::clone(this.get_or_insert_with(|| Arc::new(Self::new(waker.clone()))));
@@ -72,15 +72,15 @@ mod tests {
         let (mut untaken, waker) = (None, Waker::noop());
         drop(Untaken::give(&mut untaken, Bytes::from_static(b"<body/>"), waker));
         assert!(untaken.is_none());
-        let large = Bytes::from(vec![b'x'; 2 * SMALL]);
+        let large = Bytes::from(vec![b'x'; 2 * LARGE]);
         let mut given = Untaken::give(&mut untaken, large.clone(), waker);
         let again = Untaken::give(&mut untaken, large.clone(), waker);
         assert!(given == large && again == large);
         let bytes = || untaken.as_ref().unwrap().bytes();
-        assert_eq!(bytes(), 4 * SMALL);
-        drop(given.split_to(SMALL));
+        assert_eq!(bytes(), 4 * LARGE);
+        drop(given.split_to(LARGE));
         drop(again);
-        assert_eq!(bytes(), 2 * SMALL);
+        assert_eq!(bytes(), 2 * LARGE);
         drop(given);
         assert_eq!(bytes(), 0);
     }
