@@ -1,8 +1,9 @@
 //! Answers that were given, and that the connections which carry them have not taken whole.
 //!
 //! A client may leave each of them on a connection of its own, or a hundred in windows of one that it
-//! does not open, and each is as large as all that a session may queue, or as an element of the server. So a session that has given so much gives no more until some of
-//! it was taken, and its account has it.
+//! does not open, and each is as large as all that a session may queue, or as an element of the
+//! server. So a session that has given so much gives no more until some of it was taken, and its
+//! account has it.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

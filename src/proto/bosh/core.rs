@@ -255,10 +255,10 @@ impl Core {
         self.terms.acks && self.window.kept() >= self.settings.replay_responses
     }
 
-    /// What a response may carry now (BOSH-41): nothing while too much is on its way that nobody takes
-    /// (SEC-17). A client that acknowledges gets no more at a time
-    /// than is kept for it (BOSH-43); the rest waits for its next acknowledgement. An element that
-    /// is larger than all that is kept goes while next to nothing else is: it would wait for ever.
+    /// What a response may carry now (BOSH-41): nothing while too much is on its way that nobody
+    /// takes (SEC-17). A client that acknowledges gets no more at a time than is kept for it
+    /// (BOSH-43); the rest waits for its next acknowledgement. An element that is larger than all
+    /// that is kept goes while next to nothing else is: it would wait for ever.
     fn allowance(&self) -> Allowance {
         let parts = self.settings.response_elements as usize;
         let most = self.settings.pending_bytes;
